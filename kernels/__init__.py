@@ -1,0 +1,1 @@
+"""The loops: the same functions for each backend, and the shape arithmetic they share."""

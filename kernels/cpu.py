@@ -1,0 +1,145 @@
+"""The reference kernels again as compiled loops (Numba), parallel over images or rows, for float32 and float64.
+
+Each public function allocates; the compiled loop behind it only fills what it is given. All compiled code stands in
+this one file, because Numba's disk cache notices a change only in the file that holds the function.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before the first parallel call: idle threads must not spin
+
+import numba
+import numpy as np
+
+from .shapes import Windows
+
+
+def _compile(function):
+    """Compile on first use and keep the result on disk; without a place to keep it, compile in each process."""
+    try:
+        return numba.njit(parallel=True, cache=True)(function)
+    except RuntimeError:
+        return numba.njit(parallel=True)(function)
+
+
+def im2col(x, win: Windows):
+    n, _, _, c = x.shape
+    cols = np.empty((n, win.oh, win.ow, win.taps * c), x.dtype)
+    _im2col(np.ascontiguousarray(x), cols, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    return cols
+
+
+@_compile
+def _im2col(x, cols, kh, kw, sh, sw, dh, dw, top, left):
+    n, h, w, c = x.shape
+    _, oh, ow, _ = cols.shape
+    for row in numba.prange(n * oh):
+        image, i = row // oh, row % oh
+        for j in range(ow):
+            for a in range(kh):
+                y = i * sh - top + a * dh
+                for b in range(kw):
+                    column = j * sw - left + b * dw
+                    start = (a * kw + b) * c
+                    if 0 <= y < h and 0 <= column < w:
+                        for channel in range(c):
+                            cols[image, i, j, start + channel] = x[image, y, column, channel]
+                    else:
+                        for channel in range(c):
+                            cols[image, i, j, start + channel] = 0
+
+
+def col2im(cols, win: Windows):
+    n = cols.shape[0]
+    x = np.zeros((n, win.h, win.w, cols.shape[3] // win.taps), cols.dtype)
+    _col2im(np.ascontiguousarray(cols), x, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    return x
+
+
+@_compile
+def _col2im(cols, x, kh, kw, sh, sw, dh, dw, top, left):
+    n, h, w, c = x.shape
+    _, oh, ow, _ = cols.shape
+    for image in numba.prange(n):  # an image belongs to one thread: its sums have one order
+        for a in range(kh):  # the reference's order of additions, for the same bits
+            for b in range(kw):
+                start = (a * kw + b) * c
+                for i in range(oh):
+                    y = i * sh - top + a * dh
+                    if 0 <= y < h:
+                        for j in range(ow):
+                            column = j * sw - left + b * dw
+                            if 0 <= column < w:
+                                for channel in range(c):
+                                    x[image, y, column, channel] += cols[image, i, j, start + channel]
+
+
+def max_pool2d(x, win: Windows):
+    n, _, _, c = x.shape
+    y = np.empty((n, win.oh, win.ow, c), x.dtype)
+    winner = np.empty(y.shape, np.int32)
+    x = np.ascontiguousarray(x)
+    _max_pool2d(x, y, winner, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    return y, winner
+
+
+@_compile
+def _max_pool2d(x, y, winner, kh, kw, sh, sw, dh, dw, top, left):
+    n, h, w, c = x.shape
+    _, oh, ow, _ = y.shape
+    for row in numba.prange(n * oh):
+        image, i = row // oh, row % oh
+        for j in range(ow):
+            for channel in range(c):
+                y[image, i, j, channel] = -np.inf
+                winner[image, i, j, channel] = 0
+            for a in range(kh):
+                line = i * sh - top + a * dh
+                for b in range(kw):
+                    column = j * sw - left + b * dw
+                    if 0 <= line < h and 0 <= column < w:
+                        for channel in range(c):
+                            value = x[image, line, column, channel]
+                            best = y[image, i, j, channel]
+                            if value > best or (value != value and best == best):
+                                y[image, i, j, channel] = value
+                                winner[image, i, j, channel] = a * kw + b
+
+
+def max_pool2d_backward(gy, winner, win: Windows):
+    n, _, _, c = gy.shape
+    gx = np.zeros((n, win.h, win.w, c), gy.dtype)
+    gy = np.ascontiguousarray(gy)
+    _max_pool2d_backward(gy, winner, gx, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    return gx
+
+
+@_compile
+def _max_pool2d_backward(gy, winner, gx, kw, sh, sw, dh, dw, top, left):
+    n, oh, ow, c = gy.shape
+    _, h, w, _ = gx.shape
+    for image in numba.prange(n):  # windows may overlap: an image belongs to one thread
+        for i in range(oh):
+            for j in range(ow):
+                for channel in range(c):
+                    tap = winner[image, i, j, channel]
+                    y = i * sh - top + (tap // kw) * dh
+                    column = j * sw - left + (tap % kw) * dw
+                    if 0 <= y < h and 0 <= column < w:
+                        gx[image, y, column, channel] += gy[image, i, j, channel]
+
+
+def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+    number = w.dtype.type
+    _adam_update(
+        w.reshape(-1), g.reshape(-1), m.reshape(-1), v.reshape(-1),
+        number(rate), number(1 - beta_1), number(1 - beta_2), number(epsilon),
+    )  # fmt: skip
+
+
+@_compile
+def _adam_update(w, g, m, v, rate, share_1, share_2, epsilon):
+    for i in numba.prange(w.size):
+        m[i] += (g[i] - m[i]) * share_1
+        v[i] += (g[i] * g[i] - v[i]) * share_2
+        w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)

@@ -1,0 +1,87 @@
+"""What every kernel means, in NumPy: the definition that the other backends are tested against.
+
+Written with functions that follow the type of their arguments, so that any array of NumPy's kind can pass through.
+Images are (N, H, W, C); `win` says where the windows lie (`shapes.windows`). Real and complex numbers both work:
+complex ones, which gradient checks use, are compared by their real parts.
+"""
+
+import numpy as np
+
+from .shapes import Windows
+
+
+def im2col(x, win: Windows):
+    """Copy every window into a row of its own: (N, H, W, C) -> (N, OH, OW, KH*KW*C).
+
+    A convolution is then one matrix product with the weights as (KH*KW*C, F). Padding reads as zero.
+    """
+    n, _, _, c = x.shape
+    padded = np.pad(x, ((0, 0), *win.pads, (0, 0)))
+    cols = np.empty_like(x, shape=(n, win.oh, win.ow, win.taps, c))
+    for tap, rows, columns in _tap_slices(win):
+        cols[:, :, :, tap] = padded[:, rows, columns]
+    return cols.reshape(n, win.oh, win.ow, win.taps * c)  # (N, OH, OW, KH*KW*C)
+
+
+def col2im(cols, win: Windows):
+    """Add every row back onto the pixels it was copied from: (N, OH, OW, KH*KW*C) -> (N, H, W, C).
+
+    The adjoint of `im2col`: it takes the gradient of the rows to the gradient of the image.
+    """
+    n = cols.shape[0]
+    c = cols.shape[3] // win.taps
+    cols = cols.reshape(n, win.oh, win.ow, win.taps, c)  # (N, OH, OW, KH*KW, C)
+    padded = np.zeros_like(cols, shape=_padded_shape(n, c, win))
+    for tap, rows, columns in _tap_slices(win):
+        padded[:, rows, columns] += cols[:, :, :, tap]
+    return _crop(padded, win)
+
+
+def max_pool2d(x, win: Windows):
+    """The largest value of each window, and which tap held it: (N, H, W, C) -> two of (N, OH, OW, C).
+
+    The first of several equal ones wins, in row-major order; NaN beats any number, so that it stays visible.
+    """
+    padded = np.pad(x, ((0, 0), *win.pads, (0, 0)), constant_values=-np.inf)
+    best = padded[:, : (win.oh - 1) * win.sh + 1 : win.sh, : (win.ow - 1) * win.sw + 1 : win.sw].copy()
+    winner = np.zeros_like(best, dtype=np.int32)
+    for tap, rows, columns in _tap_slices(win):
+        value = padded[:, rows, columns]
+        better = (value.real > best.real) | (np.isnan(value) & ~np.isnan(best))
+        best[better] = value[better]
+        winner[better] = tap
+    return best, winner
+
+
+def max_pool2d_backward(gy, winner, win: Windows):
+    """Send each gradient to the pixel that won its window: (N, OH, OW, C) -> (N, H, W, C)."""
+    n, _, _, c = gy.shape
+    padded = np.zeros_like(gy, shape=_padded_shape(n, c, win))
+    for tap, rows, columns in _tap_slices(win):
+        padded[:, rows, columns] += np.where(winner == tap, gy, 0)
+    return _crop(padded, win)
+
+
+def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+    """One step of Adam, in place on w, m and v; `rate` already holds the bias corrections (Kingma and Ba, 2015,
+    end of section 2, the form with "epsilon hat" that Keras uses)."""
+    m += (g - m) * w.dtype.type(1 - beta_1)
+    v += (g * g - v) * w.dtype.type(1 - beta_2)
+    w -= m * w.dtype.type(rate) / (np.sqrt(v) + w.dtype.type(epsilon))
+
+
+def _tap_slices(win: Windows):
+    """For each tap of the window: its number, and the padded image's rows and columns that it meets."""
+    for tap in range(win.taps):
+        row, column = (tap // win.kw) * win.dh, (tap % win.kw) * win.dw
+        rows = slice(row, row + (win.oh - 1) * win.sh + 1, win.sh)
+        columns = slice(column, column + (win.ow - 1) * win.sw + 1, win.sw)
+        yield tap, rows, columns
+
+
+def _padded_shape(n: int, c: int, win: Windows) -> tuple[int, int, int, int]:
+    return n, win.top + win.h + win.bottom, win.left + win.w + win.right, c
+
+
+def _crop(padded, win: Windows):
+    return padded[:, win.top : win.top + win.h, win.left : win.left + win.w]

@@ -1,0 +1,110 @@
+"""Where arrays live and which kernels work on them: numpy, numba or cupy, chosen by name at run time.
+
+Nothing is imported until it is used: `import tinycnn` loads neither numba nor cupy.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .errors import BackendError, UsageError
+
+NAMES = ("numpy", "numba", "cupy")
+
+
+class Backend:
+    """The kernels of one kind of array: `backend.im2col(...)` is that backend's im2col, or the reference's.
+
+    A backend may be partial. Complex numbers, which only gradient checks use, go to the reference.
+    """
+
+    def __init__(self, name: str, module: str) -> None:
+        self.name = name
+        self._kernels = importlib.import_module(f".kernels.{module}", __package__)
+        self._reference = importlib.import_module(".kernels.reference", __package__)
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    def has(self, kernel: str) -> bool:
+        """Whether this backend has a kernel of its own by that name."""
+        return hasattr(self._kernels, kernel)
+
+    def __getattr__(self, kernel: str) -> Callable[..., Any]:
+        if kernel.startswith("__"):
+            raise AttributeError(kernel)
+        return getattr(self._kernels if self.has(kernel) else self._reference, kernel)
+
+    def for_dtype(self, dtype: np.dtype) -> "Backend":
+        """This backend, or numpy for the number types that only the reference knows."""
+        return self if dtype in (np.float32, np.float64) else get("numpy")
+
+    def asarray(self, data: Any) -> Any:
+        """Data as an array of this backend."""
+        return np.asarray(data)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """An array of this backend as a NumPy array."""
+        return np.asarray(array)
+
+
+_loaded: dict[str, Backend] = {}
+_current: Backend | None = None
+_threads: int | None = None
+
+
+def get(name: str = "auto") -> Backend:
+    """The backend called `name`; "auto" takes numba where it is installed, else numpy.
+
+    Raises BackendError if this machine cannot run it.
+    """
+    if name == "auto":
+        name = "numba" if importlib.util.find_spec("numba") else "numpy"
+    if name not in _loaded:
+        _loaded[name] = _load(name)
+    return _loaded[name]
+
+
+def _load(name: str) -> Backend:
+    if name == "numpy":
+        return Backend(name, "reference")
+    if name == "numba":
+        if importlib.util.find_spec("numba") is None:
+            raise BackendError("backend 'numba': Numba is not installed; `pip install numba`, or use 'numpy'")
+        return Backend(name, "cpu")
+    if name == "cupy":
+        raise BackendError("backend 'cupy': this version has no GPU kernels; use 'numba', 'numpy' or 'auto'")
+    raise BackendError(f"backend {name!r} is unknown; use one of {', '.join(NAMES)} or auto")
+
+
+def use_backend(name: str) -> Backend:
+    """Make `name` ("numpy", "numba", "cupy" or "auto") the backend of tensors made from now on."""
+    global _current
+    _current = get(name)
+    if _current.name == "numba" and _threads is not None:
+        set_threads(_threads)
+    return _current
+
+
+def current() -> Backend:
+    """The backend in use: the last `use_backend`, else TINYCNN_BACKEND, else "auto"."""
+    return _current if _current is not None else use_backend(os.environ.get("TINYCNN_BACKEND", "auto"))
+
+
+def set_threads(number: int) -> None:
+    """Use at most `number` threads for kernels and matrix products; the results do not depend on it."""
+    global _threads
+    if number < 1:
+        raise UsageError(f"threads: {number} is not at least 1")
+    _threads = number
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(number, user_api="blas")
+    if _current is not None and _current.name == "numba":
+        import numba
+
+        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))

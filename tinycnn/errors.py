@@ -1,0 +1,31 @@
+"""The errors a user can meet, so that a command prints one line and exits with a documented code."""
+
+from .kernels.shapes import ShapeError
+
+__all__ = ["BackendError", "DataError", "ModelFileError", "ShapeError", "TinycnnError", "UsageError"]
+
+
+class TinycnnError(Exception):
+    """Base of the errors below; `exit_code` is what a command ends with."""
+
+    exit_code = 1
+
+
+class UsageError(TinycnnError, ValueError):
+    """An argument has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class BackendError(UsageError):
+    """A backend was asked for that this machine cannot run."""
+
+
+class DataError(TinycnnError, ValueError):
+    """A folder, image, array or label does not fit."""
+
+    exit_code = 3
+
+
+class ModelFileError(DataError):
+    """A file is no tinycnn model, or is damaged."""

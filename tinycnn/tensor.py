@@ -1,0 +1,246 @@
+"""Tensors that remember how they were made, and the backward pass that walks that memory.
+
+Nothing here knows what any op computes or what its derivative is: ops.py says that.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, Union
+
+import numpy as np
+
+from . import backend as backends
+from .backend import Backend
+from .errors import BackendError, ShapeError
+
+TensorLike = Union["Tensor", np.ndarray, float, Sequence[Any]]
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this block nothing is remembered, so nothing can be differentiated and memory is freed at once."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Tensor:
+    """An array, the op that made it (none for a leaf), and, for a leaf after `backward`, its gradient.
+
+    `data` may be a number, a nested list or an array; whole numbers and lists become float32, arrays of floating
+    point numbers keep their type. `requires_grad` marks a leaf whose gradient is wanted.
+    """
+
+    __array_ufunc__ = None  # so that `array + tensor` comes to Tensor.__radd__
+
+    def __init__(self, data: TensorLike, *, requires_grad: bool = False, backend: Backend | None = None) -> None:
+        if isinstance(data, Tensor):
+            backend, data = backend or data.backend, data.data
+        self.backend = backend or backends.current()
+        typed = hasattr(data, "dtype")
+        array = self.backend.asarray(data)
+        keep = typed and array.dtype.kind in "fc" and array.dtype.itemsize >= 4
+        self.data = array if keep else array.astype(np.float32)
+        self.requires_grad = requires_grad
+        self.grad: Any = None
+        self.op: Op | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array."""
+        return self.backend.to_numpy(self.data)
+
+    def item(self) -> float:
+        """The value of a tensor of one element, as a Python number."""
+        return self.data.item()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        made = f", op={self.op.name}" if self.op else ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({np.array2string(self.numpy(), precision=4, separator=', ', threshold=20)}{made})"
+
+    def backward(self, gradient: TensorLike | None = None) -> None:
+        """Set `.grad` of every leaf that requires it to the derivative of this tensor with respect to it.
+
+        `gradient` is the derivative of the final value with respect to this tensor; it may be left out where this
+        tensor has one element. Leaves get `.grad` afresh: calling twice gives the same, nothing has to be zeroed.
+        """
+        if not self.requires_grad:
+            raise ValueError("backward: nothing here requires a gradient; make a leaf with requires_grad=True")
+        if gradient is None and self.data.size != 1:
+            raise ShapeError(f"backward: a tensor of shape {self.shape} needs `gradient` of the same shape; or sum it")
+        seed = np.ones_like(self.data) if gradient is None else Tensor(gradient, backend=self.backend).data
+        if seed.shape != self.shape:
+            raise ShapeError(f"backward: gradient has shape {seed.shape}, the tensor {self.shape}")
+
+        gradients = {id(self): seed}
+        for tensor in _outputs_first(self):
+            gy = gradients.pop(id(tensor))
+            if tensor.op is None:
+                tensor.grad = gy.astype(tensor.dtype)
+                continue
+            for parent, g in tensor.op.parent_gradients(gy):
+                known = gradients.get(id(parent))
+                gradients[id(parent)] = g if known is None else known + g
+
+    def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
+        return _apply("Reshape", self, shape=shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
+        return _apply("Sum", self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
+        return _apply("Mean", self, axis=axis, keepdims=keepdims)
+
+    def __add__(self, other: TensorLike) -> "Tensor":
+        return _apply("Add", self, other)
+
+    def __radd__(self, other: TensorLike) -> "Tensor":
+        return _apply("Add", other, self)
+
+    def __sub__(self, other: TensorLike) -> "Tensor":
+        return _apply("Sub", self, other)
+
+    def __rsub__(self, other: TensorLike) -> "Tensor":
+        return _apply("Sub", other, self)
+
+    def __mul__(self, other: TensorLike) -> "Tensor":
+        return _apply("Mul", self, other)
+
+    def __rmul__(self, other: TensorLike) -> "Tensor":
+        return _apply("Mul", other, self)
+
+    def __truediv__(self, other: TensorLike) -> "Tensor":
+        return _apply("Div", self, other)
+
+    def __rtruediv__(self, other: TensorLike) -> "Tensor":
+        return _apply("Div", other, self)
+
+    def __matmul__(self, other: TensorLike) -> "Tensor":
+        return _apply("MatMul", self, other)
+
+    def __rmatmul__(self, other: TensorLike) -> "Tensor":
+        return _apply("MatMul", other, self)
+
+    def __pow__(self, exponent: float) -> "Tensor":
+        return _apply("Pow", self, exponent=exponent)
+
+    def __neg__(self) -> "Tensor":
+        return _apply("Neg", self)
+
+
+class Op:
+    """One step of a computation: `forward` takes arrays to an array, `backward` takes the gradient of that array
+    to the gradients of the inputs, one each, None for those that `self.needs` says nobody asked for.
+
+    An op declares itself once, for every backend: it computes with array expressions, and with the kernels
+    `self.k` where a loop is needed. What `backward` will need is kept under a name.
+    """
+
+    registry: ClassVar[dict[str, type["Op"]]] = {}
+    name: ClassVar[str]
+    parents: tuple[Tensor, ...]
+    needs: tuple[bool, ...]
+    k: Backend
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+        Op.registry[cls.name] = cls
+
+    def forward(self, *inputs: Any, **attributes: Any) -> Any:
+        raise NotImplementedError
+
+    def backward(self, gy: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
+        """Run the op on tensors, or what can become one; trailing inputs that are None are left out."""
+        given = [x for x in inputs if x is not None]
+        op = cls()
+        op.parents = _as_tensors(cls.name, given)
+        op.k = op.parents[0].backend.for_dtype(np.result_type(*(p.dtype for p in op.parents)))
+        op.needs = tuple(p.requires_grad for p in op.parents)
+        try:
+            data = op.forward(*(p.data for p in op.parents), **attributes)
+        except ShapeError as error:
+            raise ShapeError(f"{cls.name}: {error}") from None
+        except ValueError:  # NumPy's own words differ from function to function
+            sizes = " and ".join(str(p.shape) for p in op.parents)
+            raise ShapeError(f"{cls.name}: inputs of shape {sizes} do not fit together") from None
+        y = Tensor(data, backend=op.parents[0].backend)
+        if any(op.needs) and _recording.get():
+            y.requires_grad, y.op = True, op
+        return y
+
+    def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
+        """Each parent that wants a gradient, with that gradient, checked."""
+        for parent, needed, g in zip(self.parents, self.needs, self.backward(gy), strict=True):
+            if needed:
+                if g.shape != parent.shape:
+                    raise ShapeError(f"{self.name}: backward gave {g.shape} for an input of shape {parent.shape}")
+                yield parent, g
+
+
+def _apply(name: str, *inputs: TensorLike, **attributes: Any) -> Tensor:
+    return Op.registry[name].apply(*inputs, **attributes)
+
+
+def _as_tensors(name: str, inputs: Sequence[TensorLike]) -> tuple[Tensor, ...]:
+    """The inputs as tensors of one backend; plain numbers take the number type of the tensors beside them."""
+    known = [x for x in inputs if isinstance(x, Tensor)]
+    home = known[0].backend if known else backends.current()
+    for x in known:
+        if x.backend is not home:
+            raise BackendError(f"{name}: inputs live on two backends, {home.name} and {x.backend.name}; choose one")
+    plain = np.result_type(*(x.dtype for x in known)) if known else np.dtype(np.float32)
+    return tuple(
+        x if isinstance(x, Tensor) else Tensor(x if hasattr(x, "dtype") else np.asarray(x, plain), backend=home)
+        for x in inputs
+    )
+
+
+def _outputs_first(root: Tensor) -> Iterator[Tensor]:
+    """Every tensor that leads to `root` and requires a gradient, each after all that were made from it.
+
+    No recursion, so depth has no limit: a tensor is ready when all the ops that used it have been seen.
+    """
+    uses = {id(root): 0}
+    stack = [root]
+    while stack:
+        tensor = stack.pop()
+        for parent in _parents(tensor):
+            if id(parent) not in uses:
+                uses[id(parent)] = 0
+                stack.append(parent)
+            uses[id(parent)] += 1
+    ready = [root]
+    while ready:
+        tensor = ready.pop()
+        yield tensor
+        for parent in _parents(tensor):
+            uses[id(parent)] -= 1
+            if uses[id(parent)] == 0:
+                ready.append(parent)
+
+
+def _parents(tensor: Tensor) -> list[Tensor]:
+    return [p for p in tensor.op.parents if p.requires_grad] if tensor.op else []
