@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
-Pair = Union[int, Sequence[int]]
-Padding = Union[str, int, Sequence[int], Sequence[Sequence[int]]]
+Pair = int | Sequence[int]
+Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
 
 class ShapeError(ValueError):

@@ -107,4 +107,4 @@ def set_threads(number: int) -> None:
     if _current is not None and _current.name == "numba":
         import numba
 
-        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

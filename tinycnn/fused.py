@@ -1,7 +1,8 @@
 """Ops that do the work of several in one go, each with `plain`: its meaning as a composition of those it replaces."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,12 +10,13 @@ from . import ops
 from .tensor import Op, Tensor, TensorLike
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One op of a chain: it takes the chain's value so far, then `inputs`, and `attributes`."""
 
     op: type[Op]
     inputs: tuple[TensorLike | None, ...] = ()
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, x: TensorLike) -> Tensor:
         return self.op.apply(x, *self.inputs, **self.attributes)
@@ -30,7 +32,7 @@ class FusedOp(Op):
     kernel: ClassVar[str | None] = None
 
     @classmethod
-    def plain(cls, x: TensorLike, *inputs: TensorLike, **attributes: Any) -> Tensor:
+    def plain(cls, *inputs: Any, **attributes: Any) -> Tensor:
         """The same value from the ops that this one replaces."""
         raise NotImplementedError
 

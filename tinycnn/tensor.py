@@ -41,11 +41,11 @@ class Tensor:
     def __init__(self, data: TensorLike, *, requires_grad: bool = False, backend: Backend | None = None) -> None:
         if isinstance(data, Tensor):
             backend, data = backend or data.backend, data.data
-        self.backend = backend or backends.current()
+        self.backend: Backend = backend or backends.current()
         typed = hasattr(data, "dtype")
         array = self.backend.asarray(data)
         keep = typed and array.dtype.kind in "fc" and array.dtype.itemsize >= 4
-        self.data = array if keep else array.astype(np.float32)
+        self.data: Any = array if keep else array.astype(np.float32)
         self.requires_grad = requires_grad
         self.grad: Any = None
         self.op: Op | None = None
