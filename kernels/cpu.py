@@ -143,3 +143,58 @@ def _adam_update(w, g, m, v, rate, share_1, share_2, epsilon):
         m[i] += (g[i] - m[i]) * share_1
         v[i] += (g[i] * g[i] - v[i]) * share_2
         w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)
+
+
+def warp(images, matrices, fill_mode: str, cval: float, scale: float):
+    y = np.empty(images.shape, np.float32)
+    mode = ("nearest", "constant", "reflect", "wrap").index(fill_mode)
+    images, matrices = np.ascontiguousarray(images), np.ascontiguousarray(matrices, np.float64)
+    if len(matrices) != len(images):
+        raise ValueError(f"{len(images)} images need as many matrices, not {len(matrices)}")
+    _warp(images, matrices, y, mode, np.float32(cval), np.float32(scale))
+    return y
+
+
+@_compile
+def _warp(images, matrices, y, mode, cval, scale):
+    n, h, w, c = images.shape
+    for line in numba.prange(n * h):
+        image, i = line // h, line % h
+        m = matrices[image]
+        for j in range(w):
+            row = m[0, 0] * i + m[0, 1] * j + m[0, 2]
+            column = m[1, 0] * i + m[1, 1] * j + m[1, 2]
+            if mode == 1 and not (_inside(row, h) and _inside(column, w)):
+                for channel in range(c):
+                    y[image, i, j, channel] = cval * scale
+                continue
+            row, column = _fold(row, h, mode), _fold(column, w, mode)
+            i0, j0 = int(row), int(column)
+            i1, j1 = min(i0 + 1, h - 1), min(j0 + 1, w - 1)
+            down, right = np.float32(row - i0), np.float32(column - j0)
+            for channel in range(c):
+                a, b = np.float32(images[image, i0, j0, channel]), np.float32(images[image, i0, j1, channel])
+                d, e = np.float32(images[image, i1, j0, channel]), np.float32(images[image, i1, j1, channel])
+                upper, lower = a + (b - a) * right, d + (e - d) * right
+                y[image, i, j, channel] = (upper + (lower - upper) * down) * scale
+
+
+@numba.njit
+def _fold(x, size, mode):
+    last = size - 1.0
+    if mode == 2:
+        x -= 2 * size * np.floor(x / (2 * size))
+        if x > size - 0.5:
+            x = 2 * size - 1 - x
+    elif mode == 3 and last > 0:
+        if x < 0:
+            x += last * (np.floor(-x / last) + 1)
+        if x > last:
+            x -= last * np.floor(x / last)
+    x = x if x > 0 else 0.0
+    return x if x < last else last
+
+
+@numba.njit
+def _inside(x, size):
+    return -1e-9 <= x <= size - 1 + 1e-9

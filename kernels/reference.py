@@ -70,6 +70,55 @@ def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: 
     w -= m * w.dtype.type(rate) / (np.sqrt(v) + w.dtype.type(epsilon))
 
 
+def warp(images, matrices, fill_mode: str, cval: float, scale: float):
+    """Look at each image through an affine map: real (N, H, W, C) -> float32 (N, H, W, C).
+
+    Output pixel (row, column) shows the input at matrices[n] @ (row, column, 1), a (2, 3) map of float64, mixed from
+    the four pixels around and multiplied by `scale`. What lies outside the image, as in scipy.ndimage: "nearest", the
+    border pixel; "reflect", the image mirrored at its edge; "wrap", the image again, its first pixel upon the last one
+    of the previous; "constant", cval.
+    """
+    _, h, w, _ = images.shape
+    y = np.empty(images.shape, np.float32)
+    i, j = np.arange(h)[:, None], np.arange(w)
+    for image, m, out in zip(images, matrices, y, strict=True):
+        row = m[0, 0] * i + m[0, 1] * j + m[0, 2]  # (H, W)
+        column = m[1, 0] * i + m[1, 1] * j + m[1, 2]
+        i0, i1, down = _neighbours(_fold(row, h, fill_mode), h)
+        j0, j1, right = _neighbours(_fold(column, w, fill_mode), w)
+        x = image.astype(np.float32)
+        upper = x[i0, j0] + (x[i0, j1] - x[i0, j0]) * right
+        lower = x[i1, j0] + (x[i1, j1] - x[i1, j0]) * right
+        out[:] = upper + (lower - upper) * down
+        if fill_mode == "constant":
+            out[~(_inside(row, h) & _inside(column, w))] = cval
+    return y * np.float32(scale)
+
+
+def _fold(x, size: int, fill_mode: str):
+    """Coordinates outside 0 .. size - 1 brought to where the fill mode finds their value."""
+    last = size - 1
+    if fill_mode == "reflect":
+        x = x - 2 * size * np.floor(x / (2 * size))
+        x = np.where(x > size - 0.5, 2 * size - 1 - x, x)
+    elif fill_mode == "wrap" and last:
+        x = np.where(x < 0, x + last * (np.floor(-x / last) + 1), x)
+        x = np.where(x > last, x - last * np.floor(x / last), x)
+    elif fill_mode not in ("nearest", "constant", "wrap"):
+        raise ValueError(f"fill_mode {fill_mode!r} is not nearest, constant, reflect or wrap")
+    return np.minimum(np.where(x > 0, x, 0.0), last)  # in this order NaN becomes 0
+
+
+def _neighbours(x, size: int):
+    """The pixels before and after each coordinate, and how far it is from the first to the second, (H, W, 1)."""
+    before = x.astype(np.int64)
+    return before, np.minimum(before + 1, size - 1), (x - before).astype(np.float32)[..., None]
+
+
+def _inside(x, size: int):
+    return (x >= -1e-9) & (x <= size - 1 + 1e-9)  # rounding must not blacken the border of a turned image
+
+
 def _tap_slices(win: Windows):
     """For each tap of the window: its number, and the padded image's rows and columns that it meets."""
     for tap in range(win.taps):

@@ -1,0 +1,386 @@
+"""A stack of layers that is trained, evaluated, asked and saved, with Keras's names, arguments and return values."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import layers as layer_types
+from . import losses, metrics, optimizers, storage
+from .backend import Backend, current
+from .batches import Batches, as_batches, split_batch, validation_split
+from .callbacks import Callback, History, Progress
+from .errors import DataError, ShapeError, UsageError
+from .fused import FusedOp, Step, fuse
+from .layers import Input, Layer, Shape
+from .random import generator
+from .storage import load_model
+from .tensor import Tensor, no_grad
+
+__all__ = ["Sequential", "load_model"]
+
+
+class Sequential:
+    """Layers one after the other: `Sequential([Conv2D(32, 3, input_shape=(64, 64, 3)), ...])`, or `add` them.
+
+    The weights start from `seed` alone: the same program makes the same model. `class_names`, `preprocessing` and
+    `threshold` say how to use the model on image files; `fit` takes them over from an image iterator, `save` keeps them.
+    """
+
+    def __init__(self, layers: Sequence[Layer] | None = None, name: str = "sequential", *, seed: int = 0) -> None:
+        self.name, self.seed = name, seed
+        self.layers: list[Layer] = []
+        self.input_shape: Shape | None = None
+        self.class_names: list[str] | None = None
+        self.preprocessing: Any = None  # preprocessing.image.Preprocessing
+        self.threshold = 0.5
+        self.backend: Backend | None = None
+        self.loss: losses.Loss | None = None
+        self.stop_training = False
+        for layer in layers or ():
+            self.add(layer)
+
+    def add(self, layer: Layer) -> None:
+        """Put a layer at the end; the first one may say the `input_shape`, else the first data does."""
+        if not isinstance(layer, Layer):
+            raise UsageError(f"add: {layer!r} is no layer")
+        if not self.layers and layer.input_shape:
+            self.input_shape = layer.input_shape
+        if isinstance(layer, Input):
+            if self.layers:
+                raise UsageError("add: Input must be the first layer")
+            return
+        alike = sum(type(other) is type(layer) for other in self.layers)
+        layer.name = layer.name or f"{layer.base_name}{f'_{alike}' if alike else ''}"
+        if any(other.name == layer.name for other in self.layers):
+            raise UsageError(f"add: two layers are called {layer.name!r}; give one another name")
+        self.layers.append(layer)
+        if self.input_shape:
+            try:
+                self._build_layer(len(self.layers) - 1)
+            except ShapeError:
+                self.layers.pop()
+                raise
+
+    @property
+    def built(self) -> bool:
+        """Whether the shapes are known and the weights exist."""
+        return self.backend is not None
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Make all weights for samples of this shape (without the batch axis)."""
+        self.input_shape = tuple(input_shape)
+        for i in range(len(self.layers)):
+            self._build_layer(i)
+
+    def _build_layer(self, i: int) -> None:
+        shape = self._shapes(i)[-1]
+        self.layers[i].output_shape(shape)  # raises before weights are made
+        self.layers[i].build(shape, generator(self.seed, "weights", i))
+        self.backend = current()
+
+    def _shapes(self, count: int | None = None) -> list[Shape]:
+        """The shape in front of each of the first `count` layers, and the one after them."""
+        shapes = [self.input_shape or ()]
+        for layer in self.layers[:count]:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of one prediction."""
+        return self._shapes()[-1]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Every weight, layer by layer, kernel before bias."""
+        return [weight for layer in self.layers for weight in layer.weights.values()]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the weights, in Keras's order and layouts."""
+        return [weight.numpy().copy() for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Take over weights as `get_weights` gives them, from here or from Keras. Raises ShapeError."""
+        mine = self.weights
+        if len(weights) != len(mine):
+            raise ShapeError(f"set_weights: {len(weights)} arrays for a model that has {len(mine)}")
+        for i, (weight, new) in enumerate(zip(mine, weights, strict=True)):
+            if np.shape(new) != weight.shape:
+                raise ShapeError(f"set_weights: array {i} has shape {np.shape(new)}; it must be {weight.shape}")
+        for weight, new in zip(mine, weights, strict=True):
+            weight.data[...] = weight.backend.asarray(np.asarray(new, weight.dtype))
+
+    def count_params(self) -> int:
+        """How many numbers are learned."""
+        return sum(weight.data.size for weight in self.weights)
+
+    def summary(self) -> None:
+        """Print layers, output shapes, parameters and multiply-adds for one sample."""
+        if not self.built:
+            raise UsageError("summary: no shapes yet; give the first layer an input_shape, or fit the model")
+        rows = [("Layer (type)", "Output shape", "Parameters", "Multiply-adds")]
+        shapes, total = self._shapes(), 0
+        for layer, before, after in zip(self.layers, shapes[:-1], shapes[1:], strict=True):
+            cost = layer.multiply_adds(before)
+            total += cost
+            count = sum(weight.data.size for weight in layer.weights.values())
+            rows.append(
+                (
+                    f"{layer.name} ({type(layer).__name__})",
+                    f"(None, {', '.join(map(str, after))})",
+                    f"{count:,}",
+                    f"{cost:,}",
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        print(f'Model: "{self.name}", input (None, {", ".join(map(str, shapes[0]))})')
+        for i, (layer_name, shape, *numbers) in enumerate(rows):
+            cells = [layer_name.ljust(widths[0]), shape.ljust(widths[1])]
+            print("  ".join(cells + [n.rjust(w) for n, w in zip(numbers, widths[2:], strict=True)]).rstrip())
+            if i == 0:
+                print("-" * (sum(widths) + 6))
+        size = self.count_params()
+        print(f"Parameters: {size:,} ({size * 4 / 2**20:.2f} MiB)")
+        print(f"Multiply-adds for one sample: {total:,}")
+
+    def compile(
+        self,
+        optimizer: str | optimizers.Optimizer = "adam",
+        loss: str | losses.Loss = "binary_crossentropy",
+        metrics: Sequence[str] | None = None,
+        *,
+        fuse: bool = True,
+    ) -> None:
+        """Say how to train. `fuse=False` runs every op by itself instead of the fused ones (see fused.py)."""
+        self.optimizer = optimizers.get(optimizer)
+        self.loss = losses.get(loss)
+        self.metrics = _metrics(metrics or ())
+        self.fuse = fuse
+
+    def __call__(self, x: Any) -> Tensor:
+        """The predictions for a batch, as a tensor that can be differentiated."""
+        value = x if isinstance(x, Tensor) else self._input(x)
+        for layer in self.layers:
+            value = layer(value)
+        return value
+
+    def _input(self, x: Any) -> Tensor:
+        x = np.asarray(x)
+        if x.dtype.kind not in "fiub":
+            raise DataError(f"x of type {x.dtype} holds no numbers")
+        if not self.built and self.layers:
+            self.build(x.shape[1:])
+        if x.shape[1:] != self.input_shape:
+            raise ShapeError(
+                f"x of shape {x.shape} does not fit the model; it must be (samples, {str(self.input_shape)[1:]}"
+            )
+        return Tensor(x.astype(np.float32, copy=False), backend=self.backend)
+
+    def _loss_and_predictions(self, x: Any, y: Any) -> tuple[Tensor, np.ndarray]:
+        """The loss of a batch, ready for `backward`, and the predictions, which a fused step may have skipped."""
+        loss = self._compiled_loss()
+        if y is None:
+            raise DataError("no labels: the data must give (x, y)")
+        value = self._input(x)
+        if len(y) != len(value):
+            raise DataError(f"x has {len(value)} samples, y has {len(y)}; they must be as many")
+        own = [step for layer in self.layers for step in layer.steps()]
+        chain = own + loss.steps(loss.labels(y, self.output_shape[-1]))
+        done, predictions = 0, None
+        for step in fuse(chain) if self.fuse else chain:
+            covers = len(step.op.parts) if issubclass(step.op, FusedOp) else 1
+            if done + covers > len(own) and predictions is None:
+                predictions = _run(own[done:], value)
+            value, done = step(value), done + covers
+        return value, predictions
+
+    def _compiled_loss(self) -> losses.Loss:
+        if self.loss is None:
+            raise UsageError("the model is not compiled; call compile(optimizer=..., loss=...) first")
+        return self.loss
+
+    def train_on_batch(self, x: Any, y: Any) -> list[float]:
+        """One step on one batch: [loss, metrics...], as they were before the step."""
+        loss, predictions = self._loss_and_predictions(x, y)
+        loss.backward()
+        self.optimizer.update(self.weights)
+        return [loss.item(), *self._measure(y, predictions)]
+
+    def test_on_batch(self, x: Any, y: Any) -> list[float]:
+        """[loss, metrics...] of one batch."""
+        with no_grad():
+            loss, predictions = self._loss_and_predictions(x, y)
+        return [loss.item(), *self._measure(y, predictions)]
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The predictions for one batch (N, outputs)."""
+        with no_grad():
+            return self(x).numpy()
+
+    def _measure(self, y: Any, predictions: np.ndarray) -> list[float]:
+        return [metrics.METRICS[name](np.asarray(y), predictions) for name in self.metrics]
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """What the numbers of `evaluate` and `train_on_batch` are called."""
+        return ["loss", *self.metrics]
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Callback] = (),
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+    ) -> History:
+        """Train on arrays (x, y) or on an image iterator, a sequence or a generator of (x, y) batches.
+
+        With `steps_per_epoch` the data is one endless stream: an epoch goes on where the one before stopped.
+        `verbose`: 0 silent, 1 a bar and a line for each epoch, 2 the line alone, "auto" 1 on a terminal, else 2.
+        Returns the History; its `history` has a list per name ("loss", "accuracy", "val_loss", ...).
+        """
+        self._compiled_loss()
+        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
+            raise UsageError(f"fit: epochs {epochs} and steps_per_epoch {steps_per_epoch} must be at least 1")
+        if validation_split:
+            (x, y), validation_data = _split(x, y, validation_split)
+        data = as_batches(x, y, batch_size, shuffle, self.seed)
+        validation = None if validation_data is None else _validation(validation_data, batch_size)
+        steps = steps_per_epoch or len(data)
+        self._take_over(data)
+
+        history = History()
+        everyone: list[Callback] = [history, *callbacks, *_progress(verbose)]
+        for callback in everyone:
+            callback.model, callback.params = self, {"epochs": epochs, "steps": steps}
+        self.stop_training = False
+        _tell(everyone, "on_train_begin")
+        try:
+            for epoch in range(initial_epoch, epochs):
+                _tell(everyone, "on_epoch_begin", epoch)
+                logs = self._train_epoch(data, range(epoch * steps, (epoch + 1) * steps), everyone)
+                if validation is not None:
+                    logs |= {f"val_{k}": v for k, v in self._evaluate(validation, validation_steps).items()}
+                _tell(everyone, "on_epoch_end", epoch, logs)
+                if self.stop_training:
+                    break
+        finally:
+            _tell(everyone, "on_train_end")
+        return history
+
+    def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
+        means = _RunningMeans(self.metrics_names)
+        for step, number in enumerate(numbers):
+            x, y = split_batch(data.batch(number))
+            means.add(self.train_on_batch(x, y), len(x))
+            _tell(callbacks, "on_train_batch_end", step, {**means.values(), "images": means.count})
+        return means.values()
+
+    def _evaluate(self, data: Batches, steps: int | None) -> dict[str, float]:
+        means = _RunningMeans(self.metrics_names)
+        for number in range(steps or len(data)):
+            x, y = split_batch(data.batch(number))
+            means.add(self.test_on_batch(x, y), len(x))
+        return means.values()
+
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int = 32, steps: int | None = None, *, return_dict: bool = False
+    ) -> Any:
+        """Loss and metrics over data: a list in the order of `metrics_names` (the loss alone if there are no
+        metrics), or a dict."""
+        values = self._evaluate(as_batches(x, y, batch_size), steps)
+        return values if return_dict else list(values.values()) if self.metrics else values["loss"]
+
+    def predict(self, x: Any, batch_size: int = 32, steps: int | None = None) -> np.ndarray:
+        """The predictions for all samples (N, outputs)."""
+        data = as_batches(x, None, batch_size)
+        return np.concatenate(
+            [self.predict_on_batch(split_batch(data.batch(number))[0]) for number in range(steps or len(data))]
+        )
+
+    def _take_over(self, data: Any) -> None:
+        """Remember what an image iterator knows: class names, and how its pictures were prepared."""
+        if getattr(data, "class_indices", None):
+            self.class_names = sorted(data.class_indices, key=data.class_indices.__getitem__)
+        if getattr(data, "preprocessing", None):
+            self.preprocessing = data.preprocessing
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` needs to make this model again, without its weights."""
+        layers = [
+            {"class": type(layer).__name__, "name": layer.name, "config": layer.get_config()} for layer in self.layers
+        ]
+        return {"name": self.name, "input_shape": list(self.input_shape or ()), "layers": layers}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Sequential":
+        """A model with new weights from what `get_config` gave."""
+        model = cls([Input(config["input_shape"])], name=str(config["name"]))
+        for entry in config["layers"]:
+            if entry["class"] not in layer_types.Layer.registry:
+                raise DataError(f"layer {entry['class']!r} is unknown")
+            model.add(Layer.registry[entry["class"]](**entry["config"], name=str(entry["name"])))
+        return model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file, with all that predicting needs. Raises DataError."""
+        storage.save_model(self, path)
+
+
+class _RunningMeans:
+    """Means over all samples so far of numbers that come batch by batch."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.sums, self.count = names, [0.0] * len(names), 0
+
+    def add(self, values: list[float], samples: int) -> None:
+        self.sums = [total + value * samples for total, value in zip(self.sums, values, strict=True)]
+        self.count += samples
+
+    def values(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in zip(self.names, self.sums, strict=True)}
+
+
+def _run(steps: list[Step], value: Tensor) -> np.ndarray:
+    with no_grad():
+        for step in steps:
+            value = step(value)
+    return value.numpy()
+
+
+def _metrics(names: Sequence[str]) -> list[str]:
+    for name in names:
+        if name not in metrics.METRICS:
+            raise UsageError(f"metric {name!r} is unknown; use {', '.join(metrics.METRICS)}")
+    return list(names)
+
+
+def _split(x: Any, y: Any, share: float) -> Any:
+    if y is None:
+        raise UsageError("validation_split needs arrays x and y; split a folder with ImageDataGenerator instead")
+    return validation_split(x, y, share)
+
+
+def _validation(data: Any, batch_size: int) -> Batches:
+    x, y = data if isinstance(data, tuple) else (data, None)
+    return as_batches(x, y, batch_size)
+
+
+def _progress(verbose: str | int) -> list[Callback]:
+    level = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else int(verbose)
+    return [Progress(bar=level == 1)] if level else []
+
+
+def _tell(callbacks: list[Callback], event: str, *arguments: Any) -> None:
+    for callback in callbacks:
+        getattr(callback, event)(*arguments)
