@@ -17,7 +17,7 @@ def glorot_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarr
 
 
 def he_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Uniform within sqrt(6 / fan_in) of 0: the variance that keeps ReLU layers level (He et al., 2015, section 2.2)."""
+    """Uniform within sqrt(6 / fan_in) of 0: keeps the variance level through ReLUs (He et al., 2015, section 2.2)."""
     limit = sqrt(6 / _fans(shape)[0])
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 

@@ -26,7 +26,7 @@ class Sequential:
     """Layers one after the other: `Sequential([Conv2D(32, 3, input_shape=(64, 64, 3)), ...])`, or `add` them.
 
     The weights start from `seed` alone: the same program makes the same model. `class_names`, `preprocessing` and
-    `threshold` say how to use the model on image files; `fit` takes them over from an image iterator, `save` keeps them.
+    `threshold` say how to use the model on image files; `fit` takes them from an image iterator, `save` keeps them.
     """
 
     def __init__(self, layers: Sequence[Layer] | None = None, name: str = "sequential", *, seed: int = 0) -> None:
@@ -189,10 +189,10 @@ class Sequential:
             raise DataError(f"x has {len(value)} samples, y has {len(y)}; they must be as many")
         own = [step for layer in self.layers for step in layer.steps()]
         chain = own + loss.steps(loss.labels(y, self.output_shape[-1]))
-        done, predictions = 0, None
+        done, predictions = 0, np.empty(0)
         for step in fuse(chain) if self.fuse else chain:
             covers = len(step.op.parts) if issubclass(step.op, FusedOp) else 1
-            if done + covers > len(own) and predictions is None:
+            if done <= len(own) < done + covers:  # the first step that goes past the model's end
                 predictions = _run(own[done:], value)
             value, done = step(value), done + covers
         return value, predictions

@@ -114,7 +114,7 @@ def _fraction(value: float, what: str) -> float:
     return float(value)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Adam] | type[SGD]] = {"adam": Adam, "sgd": SGD}
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:

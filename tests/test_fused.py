@@ -1,0 +1,129 @@
+"""Does every fused op mean what it says it stands for, also where the plain ops run out of digits?"""
+
+import numpy as np
+import pytest
+from cases import CASES
+from checks import EXACT, assert_near, defect, no_leaks, output_gradient, planted, run  # noqa: F401
+
+from tinycnn import Tensor, fused, ops, use_backend
+from tinycnn.fused import FUSIONS, FusedOp, SigmoidBinaryCrossEntropy, SoftmaxCategoricalCrossEntropy, Step
+from tinycnn.tensor import Op
+
+FUSED_CASES = [case for case in CASES if issubclass(Op.registry[case.op], FusedOp)]
+
+
+pytestmark = pytest.mark.usefixtures("planted")
+
+
+@pytest.fixture(autouse=True)
+def numpy_backend():
+    use_backend("numpy")
+
+
+def test_the_table_of_fusions_is_complete():
+    assert {case.op for case in FUSED_CASES} == {op.name for op in FUSIONS}
+    assert all(op.__doc__ and op.parts for op in FUSIONS)
+
+
+@pytest.mark.parametrize("case", FUSED_CASES, ids=lambda case: case.name)
+def test_fused_equals_plain(case):
+    y, gradients = run(case)
+    leaves = [Tensor(x, requires_grad=True) for x in case.arrays()]
+    plain = Op.registry[case.op].plain(*leaves, **case.attributes)
+    assert_near(y.data, plain.data, EXACT)
+    plain.backward(output_gradient(y.shape))
+    for g, x in zip(gradients, leaves, strict=True):
+        assert_near(g, x.grad, EXACT)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_any_size_give_finite_losses_and_exact_gradients(dtype):
+    z = Tensor(np.array([-1e4, -200, 200, 1e4, -1e4, 1e4], dtype), requires_grad=True)
+    loss = SigmoidBinaryCrossEntropy.apply(z, np.array([0, 0, 1, 1, 1, 0], dtype))
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4 / 6)
+    assert_near(z.grad, np.array([0, 0, 0, 0, -1, 1]) / 6, 1e-7)
+
+    rows = Tensor(np.array([[1e4, 0, -1e4], [0, 300, 0]], dtype), requires_grad=True)
+    loss = SoftmaxCategoricalCrossEntropy.apply(rows, np.array([[0, 0, 1], [0, 1, 0]], dtype))
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4)
+    assert_near(rows.grad, np.array([[1, 0, -1], [0, 0, 0]]) / 2, 1e-7)
+
+
+def test_fuse_replaces_the_runs_it_knows_and_nothing_else():
+    y = np.array([[1.0, 0.0]])
+    w, b = np.eye(2), np.zeros(2)
+    dense, relu = Step(ops.Dense, (w, b)), Step(ops.ReLU)
+    chain = [dense, relu, Step(ops.Sigmoid), Step(ops.BinaryCrossEntropy, (y,))]
+    short = fused.fuse(chain)
+    assert [step.op.name for step in short] == ["Dense", "ReLU", "SigmoidBinaryCrossEntropy"]
+    x = Tensor(np.array([[0.3, 2.0]]))
+    assert_near(_through(short, x).data, _through(chain, x).data, EXACT)
+    for untouched in ([], [dense, relu], [Step(ops.Sigmoid), relu], [Step(ops.Sigmoid)]):
+        assert fused.fuse(untouched) == untouched
+
+
+def test_fuse_finds_every_known_run_and_passes_its_inputs_on():
+    y = np.array([[1.0, 0.0]])
+    softmax, sigmoid = Step(ops.Softmax), Step(ops.Sigmoid)
+    twice = [softmax, Step(ops.CategoricalCrossEntropy, (y,)), sigmoid, Step(ops.BinaryCrossEntropy, (y,))]
+    assert [(step.op, step.inputs) for step in fused.fuse(twice)] == [
+        (SoftmaxCategoricalCrossEntropy, (y,)), (SigmoidBinaryCrossEntropy, (y,)),
+    ]  # fmt: skip
+
+
+def _through(chain, x):
+    for step in chain:
+        x = step(x)
+    return x
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """A fused op with attributes, in a chain with a shorter rival, known only to one test."""
+
+    class ExpNeg(FusedOp):
+        """e ** -x, by a kernel that no backend has"""
+
+        parts = (ops.Neg, ops.Exp)
+        kernel = "exp_neg"
+
+        @classmethod
+        def plain(cls, x):
+            return ops.exp(-x)
+
+    class ExpNegSum(FusedOp):
+        """sum of e ** -x"""
+
+        parts = (ops.Neg, ops.Exp, ops.Sum)
+
+        @classmethod
+        def plain(cls, x, **attributes):
+            return ops.exp(-x).sum(**attributes)
+
+        def forward(self, x, *, axis=None):
+            self.e = np.exp(-x)
+            return self.e.sum(axis=axis)
+
+    monkeypatch.setattr(fused, "FUSIONS", (ExpNeg, ExpNegSum))
+    return ExpNeg, ExpNegSum
+
+
+def test_without_its_kernel_a_fused_op_runs_as_plain(scaled):
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    y = scaled[0].apply(x)
+    assert y.op.name == "Exp"
+    y.sum().backward()
+    assert_near(x.grad, -np.exp([-1.0, -2.0]), EXACT)
+
+
+def test_the_longest_fusion_wins_and_keeps_the_attributes(scaled):
+    chain = [Step(ops.Neg), Step(ops.Exp), Step(ops.Sum, attributes={"axis": 0}), Step(ops.Neg), Step(ops.Exp)]
+    assert fused.fuse(chain) == [Step(scaled[1], (), {"axis": 0}), Step(scaled[0])]
+
+
+@defect("StopIteration when no input is a Tensor")
+def test_arrays_alone_are_inputs_too():
+    loss = SigmoidBinaryCrossEntropy.apply(np.array([0.0]), np.array([1.0]))
+    assert loss.item() == pytest.approx(np.log(2))

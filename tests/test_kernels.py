@@ -1,0 +1,240 @@
+"""Do the kernels keep their promises: windows in place, exact adjoints, the same bits on any number of threads?"""
+
+import numba
+import numpy as np
+import oracles
+import pytest
+import threadpoolctl
+from checks import EXACT, assert_near, bounded, defect, each_backend, no_leaks, output_gradient  # noqa: F401
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tinycnn.kernels import cpu, reference, shapes
+from tinycnn.kernels.shapes import ShapeError, Windows, broadcast_axes, pair, windows
+
+from tinycnn import Tensor, backend, ops, set_threads
+from tinycnn.random import generator
+
+pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
+pads = st.tuples(st.integers(0, 3), st.integers(0, 3))
+paddings = st.one_of(st.sampled_from(["valid", "same"]), st.integers(0, 2), pads, st.tuples(pads, pads))
+settings = st.fixed_dictionaries(
+    {
+        "image": st.tuples(st.integers(1, 7), st.integers(1, 7)),
+        "kernel": pairs,
+        "strides": st.one_of(st.integers(1, 3), pairs),
+        "padding": paddings,
+        "dilation": st.one_of(st.just(1), st.tuples(st.integers(1, 2), st.integers(1, 3))),
+    }
+)
+
+
+def possible(setting) -> Windows:
+    """The windows, or another draw where they do not fit."""
+    try:
+        return windows(**setting)
+    except ShapeError:
+        assume(False)
+        raise
+
+
+@given(settings)
+@bounded
+def test_windows_lie_where_walking_over_the_image_finds_them(setting):
+    axes = oracles.axes(setting["image"], *(setting[name] for name in ("kernel", "strides", "dilation", "padding")))
+    found = [oracles.positions(*axis) for axis in axes]
+    try:
+        win = windows(**setting)
+    except ShapeError:
+        reaches = [dilation * (kernel - 1) + 1 for _, kernel, _, dilation, _ in axes]
+        too_padded = any(max(oracles.pads(*axis)) >= reach for axis, reach in zip(axes, reaches, strict=True))
+        assert too_padded or not all(found)
+        return
+    assert (win.oh, win.ow) == (len(found[0]), len(found[1]))
+    assert [[i * win.sh - win.top + a * win.dh for a in range(win.kh)] for i in range(win.oh)] == found[0]
+    assert [[j * win.sw - win.left + b * win.dw for b in range(win.kw)] for j in range(win.ow)] == found[1]
+    assert win.taps == win.kh * win.kw
+    assert win.pads == tuple(oracles.pads(*axis) for axis in axes)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_same_gives_ceil_of_size_over_stride(size, kernel, stride):
+    win = windows((size, size), kernel, stride, "same")
+    assert win.oh == win.ow == -(-size // stride)
+    assert 0 <= win.bottom - win.top <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (((2, 2), 3), "window 3x3 is larger than its input 2x2"),
+        (((2, 5), (1, 3), 1, "valid", 3), r"window 1x3 \(dilated to 1x7\) is larger than its input 2x5"),
+        (((0, 3), 1), "larger than its input 0x3"),
+        (((4, 4), 2, 1, 2), "padding 2 is as large as the window 2x2"),
+        (((4, 4), 0), "window 0 is not"),
+        (((4, 4), (2, -1)), r"window \(2, -1\) is not"),
+        (((4, 4), 2, (1, 2, 3)), r"strides \(1, 2, 3\) is not"),
+        (((4, 4), 2, 1, "valid", 0), "dilation 0 is not"),
+        (((4, 4), 2, 1, "SAME"), "padding 'SAME' is not"),
+        (((4, 4), 2, 1, -1), "padding -1 is not"),
+        (((4, 4), 2, 1, (1, 2, 3)), r"padding \(1, 2, 3\) is not"),
+        (((4, 4), 2, 1, ((1, 0), (0, -1))), r"padding \(\(1, 0\), \(0, -1\)\) is not"),
+        (((4, 4), 2, 1, None), "padding None is not"),
+    ],
+)
+def test_impossible_windows_are_named(arguments, words):
+    with pytest.raises(ShapeError, match=words) as caught:
+        windows(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_pair_and_broadcast_axes():
+    assert pair(3, "x") == (3, 3)
+    assert pair([2, 5], "x") == (2, 5)
+    assert broadcast_axes((3,), (2, 3)) == (0,)
+    assert broadcast_axes((3, 1), (2, 3, 4)) == (0, 2)
+    assert broadcast_axes((1, 1), (1, 1)) == broadcast_axes((), ()) == ()
+    assert broadcast_axes((), (2, 3)) == (0, 1)
+
+
+@given(settings, st.integers(0, 3), st.integers(1, 3))
+@bounded
+def test_im2col_and_col2im_are_adjoint(setting, n, c):
+    win = possible(setting)
+    rng = generator(0, "adjoint")
+    x = rng.standard_normal((n, win.h, win.w, c))
+    cols = rng.standard_normal((n, win.oh, win.ow, win.taps * c))
+    for kernels in (reference, cpu):
+        there, back = (kernels.im2col(x, win) * cols).sum(), (x * kernels.col2im(cols, win)).sum()
+        assert abs(there - back) <= EXACT * np.abs(cols).sum()
+
+
+@given(settings, st.integers(0, 3), st.integers(1, 3), st.sampled_from([np.float32, np.float64]))
+@bounded
+def test_both_backends_copy_and_add_the_same_bits(setting, n, c, dtype):
+    """Sums are made in one order, so that not even they differ."""
+    win = possible(setting)
+    rng = generator(0, "bits")
+    x = rng.integers(-3, 4, (n, win.h, win.w, c)).astype(dtype)  # many ties
+    x[rng.random(x.shape) < 0.1] = np.nan
+    cols = rng.standard_normal((n, win.oh, win.ow, win.taps * c)).astype(dtype)
+    gy = rng.standard_normal((n, win.oh, win.ow, c)).astype(dtype)
+    same_bits(cpu.im2col(x, win), reference.im2col(x, win))
+    same_bits(cpu.col2im(cols, win), reference.col2im(cols, win))
+    (y, winner), (true, true_winner) = cpu.max_pool2d(x, win), reference.max_pool2d(x, win)
+    same_bits(y, true)
+    same_bits(winner, true_winner)
+    gx, true = cpu.max_pool2d_backward(gy, winner, win), reference.max_pool2d_backward(gy, winner, win)
+    assert_near(gx, true, 4 * np.finfo(dtype).eps)
+
+
+def same_bits(a, b) -> None:
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_one_small_im2col_by_hand():
+    x = np.arange(1.0, 5).reshape(1, 2, 2, 1)
+    for kernels in (reference, cpu):
+        cols = kernels.im2col(x, windows((2, 2), 2, 1, ((1, 0), (0, 0))))
+        assert cols.tolist() == [[[[0, 0, 1, 2]], [[1, 2, 3, 4]]]]
+        back = kernels.col2im(cols, windows((2, 2), 2, 1, ((1, 0), (0, 0))))
+        assert back.ravel().tolist() == [2, 4, 3, 4]
+
+
+@pytest.fixture
+def threads(no_leaks, monkeypatch):  # noqa: F811
+    """Sets the number of threads, and puts everything back at the end."""
+    monkeypatch.setattr(backend, "_threads", None)
+    monkeypatch.setattr(backend, "_current", backend.get("numba"))
+    before = numba.get_num_threads()
+    with threadpoolctl.threadpool_limits():
+        yield set_threads
+    numba.set_num_threads(before)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core: there is no second thread")
+@pytest.mark.parametrize(
+    "image",
+    [
+        (9, 7, 3),
+        (33, 31, 3),
+        pytest.param((64, 64, 3), marks=defect("OpenBLAS cuts the long sum of the filters' gradient in two")),
+    ],
+    ids=str,
+)
+def test_the_same_bits_with_one_thread_and_with_two(threads, image):
+    def results(number):
+        threads(number)
+        assert numba.get_num_threads() == number
+        return [*_block(image), *_adam(cpu, np.float32)]
+
+    for one, two in zip(results(1), results(2), strict=True):
+        same_bits(one, two)
+
+
+def _block(image: tuple[int, int, int]) -> list[np.ndarray]:
+    """Convolution, ReLU, pooling and a dense layer: output and all gradients."""
+    rng = generator(0, "threads")
+    height, width, channels = image
+    rows = (height - 2) // 2 * ((width - 2) // 2) * 32
+    sizes = (5, *image), (3, 3, channels, 32), (32,), (rows, 24), (24,)
+    x, w, b, v, c = leaves = [Tensor(rng.standard_normal(s).astype(np.float32), requires_grad=True) for s in sizes]
+    y = ops.dense(ops.flatten(ops.max_pool2d(ops.relu(ops.conv2d(x, w, b)))), v, c)
+    y.backward(output_gradient(y.shape).astype(np.float32))
+    return [y.data, *(leaf.grad for leaf in leaves)]
+
+
+ADAM = {"rate": 0.01, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def _adam(kernels, dtype) -> list[np.ndarray]:
+    rng = generator(0, "adam")
+    w, g, m, v = (rng.standard_normal((50, 7)).astype(dtype) for _ in range(4))
+    v = abs(v)
+    kernels.adam_update(w, g, m, v, **ADAM)
+    return [w, g, m, v]
+
+
+@each_backend
+def test_adam_by_hand(backend):
+    kernels = {"numpy": reference, "numba": cpu}[backend]
+    w, m, v = np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.25, 0.0])
+    kernels.adam_update(w, np.array([0.1, -3.0]), m, v, **ADAM)
+    # m = 0.9 * 0.5 + 0.1 * 0.1, v = 0.999 * 0.25 + 0.001 * 0.01; then 0.1 * -3 and 0.001 * 9
+    assert_near(m, [0.46, -0.3], EXACT)
+    assert_near(v, [0.24976, 0.009], EXACT)
+    steps = [0.01 * 0.46 / (0.24976**0.5 + 1e-7), 0.01 * -0.3 / (0.009**0.5 + 1e-7)]
+    assert_near(w, [1 - steps[0], -2 - steps[1]], EXACT)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_adam_agrees_between_backends(dtype):
+    for a, b in zip(_adam(cpu, dtype), _adam(reference, dtype), strict=True):
+        assert a.dtype == dtype
+        assert_near(a, b, 4 * np.finfo(dtype).eps)
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(lambda x: x.copy("F"), id="Fortran"),
+        pytest.param(lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1], id="part of a larger array"),
+    ],
+)
+def test_adam_updates_weights_in_any_memory_layout(backend, layout, request):
+    if backend == "numba":
+        request.applymarker(defect("reshape(-1) copies, so the update is lost"))
+    kernels = {"numpy": reference, "numba": cpu}[backend]
+    w, g, m, v = (layout(np.arange(1.0, 7).reshape(2, 3)) for _ in range(4))
+    plain = [x.copy("C") for x in (w, g, m, v)]
+    kernels.adam_update(w, g, m, v, **ADAM)
+    reference.adam_update(*plain, **ADAM)
+    for got, wanted in zip((w, g, m, v), plain, strict=True):
+        assert_near(got, wanted, EXACT)
+
+
+def test_shapes_has_no_use_for_arrays():
+    assert not hasattr(shapes, "np"), "shape arithmetic is done in whole numbers"

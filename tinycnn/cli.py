@@ -1,0 +1,124 @@
+"""What the commands share: how they read arguments, choose a backend, report an error in one line, and exit."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import backend
+from .errors import DataError, ShapeError, TinycnnError, UsageError
+from .models import Sequential, load_model
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  2    an argument, backend or size that cannot be used
+  3    data or a model file that is missing, damaged or does not fit
+  130  interrupted
+"""
+MODEL_FILE = "model.safetensors"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line instead of the whole usage."""
+
+    def __init__(self, command: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=f"tinycnn {command}",
+            description=description,
+            epilog=epilog + EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"{self.prog}: {message} (--help shows the usage)\n")
+
+    def add_machine_options(self) -> None:
+        """--backend and --threads."""
+        self.add_argument(
+            "--backend", default="auto", choices=("auto", *backend.NAMES),
+            help="what computes: numba is the fast one on a CPU, numpy the reference; auto takes the best there is",
+        )  # fmt: skip
+        self.add_argument("--threads", type=whole_number(1), help="how many threads to use (default: every core)")
+
+    def add_strict_option(self) -> None:
+        """--strict"""
+        self.add_argument("--strict", action="store_true", help="an image that cannot be read is an error, not skipped")
+
+
+def use_machine(arguments: argparse.Namespace) -> None:
+    """Apply --backend and --threads."""
+    if arguments.threads:
+        backend.set_threads(arguments.threads)
+    backend.use_backend(arguments.backend)
+
+
+def run(command: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequence[str] | None) -> int:
+    """Run a command; what a user can mend becomes one line on standard error and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be valid text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = parser.parse_args(argv)
+    try:
+        command(arguments)
+        sys.stdout.flush()
+        return 0
+    except (TinycnnError, ShapeError) as error:
+        code = error.exit_code if isinstance(error, TinycnnError) else UsageError.exit_code
+        return _fail(parser, str(error), code)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail(parser, "interrupted", 130)
+    except MemoryError:
+        return _fail(parser, "out of memory; try a smaller --batch-size or --image-size, or fewer images", 1)
+    except OSError as error:
+        return _fail(parser, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), DataError.exit_code)
+
+
+def _fail(parser: Parser, message: str, code: int) -> int:
+    print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """An argument type: a whole number of at least `least`."""
+    return _number(int, lambda n: n >= least, f"a whole number of at least {least}")
+
+
+def positive_number(text: str) -> float:
+    """An argument type: a number above 0."""
+    return _number(float, lambda n: 0 < n < float("inf"), "a number above 0")(text)
+
+
+def fraction(text: str) -> float:
+    """An argument type: a number between 0 and 1, both excluded."""
+    return _number(float, lambda n: 0 < n < 1, "a number between 0 and 1")(text)
+
+
+def _number(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def image_model(path: Path) -> Sequential:
+    """The model of a run folder or a model file, with all that image files need. Raises DataError."""
+    file = path / MODEL_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise DataError(f"{path}: no {MODEL_FILE} in this folder; name a run folder or a model file")
+    model = load_model(file)
+    if model.preprocessing is None or model.class_names is None:
+        raise DataError(f"{file}: the model does not say how to prepare images; train it on an image folder")
+    return model

@@ -1,0 +1,1 @@
+"""Data sets that tinycnn can make by itself."""

@@ -1,0 +1,106 @@
+"""`python -m tinycnn.predict MODEL PATH...`: what photos show, by a model file that knows how to prepare them."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .cli import Parser, image_model, run, use_machine, whole_number
+from .errors import DataError
+from .metrics import predicted_classes
+from .models import Sequential
+from .preprocessing.decode import decode_files
+from .preprocessing.image import MAX_PIXELS, list_images
+from .preprocessing.load import show
+from .preprocessing.settings import to_float
+
+DESCRIPTION = """\
+Say which class each image shows, and how probable the model finds it.
+
+MODEL is a run folder of `tinycnn train`, or a model file. PATH is an image, or a folder whose images are
+all taken, those of its folders too. Images that cannot be read are skipped and listed on standard error.
+"""
+
+
+class Prediction(NamedTuple):
+    """One image: its path, the name of its class, and the probability of that class."""
+
+    path: str
+    class_name: str
+    probability: float
+
+
+def parser() -> Parser:
+    """The arguments of the command."""
+    p = Parser("predict", DESCRIPTION)
+    p.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model file")
+    p.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="images, or folders of images")
+    p.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the output (default: text)")
+    p.add_argument("--batch-size", type=whole_number(1), default=256, help="images at a time (default: 256)")
+    p.add_strict_option()
+    p.add_machine_options()
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(predict, parser(), argv)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Read the images batch by batch and print what they show."""
+    use_machine(options)
+    model = image_model(options.model)
+    files = [str(file) for path in options.paths for file in list_images(path)]
+    if not files:
+        raise DataError(f"{options.paths[0]}: no images here")
+    write = {"text": _write_text, "csv": _write_csv, "json": _write_json}[options.format]
+    write(list(predictions(model, files, options.batch_size, options.strict)))
+
+
+def predictions(
+    model: Sequential, files: list[str], batch_size: int = 256, strict: bool = False
+) -> Iterator[Prediction]:
+    """What each readable file shows. Raises DataError if none is, or with `strict` if one is not."""
+    names, skipped = model.class_names or [], 0
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        images, failed = decode_files(batch, model.preprocessing, MAX_PIXELS, progress=False)
+        for i, reason in failed.items():
+            skipped += 1
+            if strict:
+                raise DataError(f"{show(batch[i])}: {reason}")
+            print(f"skipped {show(batch[i])}: {reason}", file=sys.stderr)
+        good = [i for i in range(len(batch)) if i not in failed]
+        if good:
+            outputs = model.predict(to_float(images[good], model.preprocessing.rescale))
+            chosen = predicted_classes(outputs, model.threshold)
+            for i, output, number in zip(good, outputs, chosen, strict=True):
+                probability = output[number] if len(output) > 1 else output[0] if number else 1 - output[0]
+                yield Prediction(batch[i], names[number], float(probability))
+    if skipped == len(files):
+        raise DataError(f"none of the {skipped} images could be read")
+
+
+def _write_text(rows: list[Prediction]) -> None:
+    width = max(len(show(row.path)) for row in rows)
+    for row in rows:
+        print(f"{show(row.path):{width}}  {show(row.class_name)}  {row.probability:.4f}")
+
+
+def _write_csv(rows: list[Prediction]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "class", "probability"])
+    writer.writerows((row.path, row.class_name, f"{row.probability:.6f}") for row in rows)
+
+
+def _write_json(rows: list[Prediction]) -> None:
+    items = [{"path": row.path, "class": row.class_name, "probability": row.probability} for row in rows]
+    print(json.dumps(items, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

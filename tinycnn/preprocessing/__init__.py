@@ -1,0 +1,1 @@
+"""Image preparation with Keras's names."""

@@ -1,0 +1,250 @@
+"""`python -m tinycnn.train [DATA]`: the paper's network, from a folder of photos to a model file."""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, callbacks, storage
+from .backend import current
+from .cli import MODEL_FILE, Parser, fraction, positive_number, run, use_machine, whole_number
+from .errors import DataError, UsageError
+from .folders import train_and_test_folders
+from .layers import Conv2D, Dense, Flatten, MaxPooling2D
+from .metrics import confusion_matrix, predicted_classes
+from .models import Sequential
+from .optimizers import Adam
+from .preprocessing.image import DirectoryIterator, ImageDataGenerator
+from .preprocessing.load import show
+from .preprocessing.scan import class_folders
+from .report import write_report
+
+SMALLEST_IMAGE = 10  # what two 3x3 convolutions and two poolings need
+
+DESCRIPTION = """\
+Train the network of the paper on images and write a run folder.
+
+DATA holds one folder of images per class, or two such trees: one called train (training, entrenamiento)
+and one called test (testing, testeo, validation, valid, val). Without DATA, 8,000 + 2,000 pictures of
+clownfish and angelfish are drawn into the cache folder (TINYCNN_CACHE says where) and used.
+"""
+EPILOG = """\
+the run folder holds
+  model.safetensors       the model with its class names and image preparation: all that predicting needs
+  checkpoint.safetensors  weights and optimizer after the last finished epoch
+  history.csv             loss and accuracy of every epoch
+  config.toml             every setting of this run
+  metrics.json            test loss, test accuracy, epochs, images, seconds
+  report.html             curves and confusion matrix
+
+"""
+
+
+def parser() -> Parser:
+    """The arguments of the command."""
+    p = Parser("train", DESCRIPTION, EPILOG)
+    p.add_argument("data", metavar="DATA", nargs="?", type=Path, help="a folder of images (default: drawn fish)")
+    p.add_argument("--epochs", type=whole_number(1), default=30, help="passes over the images (default: 30)")
+    p.add_argument("--batch-size", type=whole_number(1), default=32, help="images per step (default: 32)")
+    p.add_argument("--steps-per-epoch", type=whole_number(1), metavar="N", help="steps per epoch (default: all images)")
+    p.add_argument("--learning-rate", type=positive_number, default=0.001, help="of Adam (default: 0.001)")
+    p.add_argument("--seed", type=whole_number(0), default=0, help="decides every random number (default: 0)")
+    p.add_argument("--image-size", type=whole_number(1), default=64, help="side in pixels (default: 64)")
+    p.add_argument("--no-augment", action="store_true", help="no shear, zoom and flip of the training images")
+    p.add_argument(
+        "--validation-split", type=fraction, default=0.2, metavar="SHARE",
+        help="share of each class kept for testing, where DATA has no test folder (default: 0.2)",
+    )  # fmt: skip
+    p.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/ and the time)")
+    p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    p.add_strict_option()
+    p.add_machine_options()
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(train, parser(), argv)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Read the images, train, test, and write the run folder."""
+    if options.image_size < SMALLEST_IMAGE:
+        raise UsageError(
+            f"--image-size {options.image_size} is too small for this network; use {SMALLEST_IMAGE} or more"
+        )
+    out = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    _check_is_free(out)
+    use_machine(options)
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()) if options.quiet else contextlib.nullcontext():
+        training, test = _load(options)
+        model = fish_network(options.image_size, len(training.class_indices), options.seed)
+        model.compile(Adam(options.learning_rate), _loss(training), ["accuracy"])
+        _make_run_folder(out)
+        storage.write_atomically(out / "config.toml", _toml(_settings(options, training)))
+        print(f"Training on {training.n} images, backend {current().name}; run folder: {out}")
+        history = _fit(model, training, test, options, out)
+        _finish(model, training, test, history, out, time.perf_counter() - began)
+
+
+def fish_network(image_size: int, classes: int, seed: int = 0) -> Sequential:
+    """The paper's network (its figures 5 and 6); with more than two classes it ends in a softmax."""
+    outputs, last = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    return Sequential(
+        [
+            Conv2D(32, (3, 3), activation="relu", input_shape=(image_size, image_size, 3)),
+            MaxPooling2D(pool_size=(2, 2)),
+            Conv2D(32, (3, 3), activation="relu"),
+            MaxPooling2D(pool_size=(2, 2)),
+            Flatten(),
+            Dense(128, activation="relu"),
+            Dense(outputs, activation=last),
+        ],
+        seed=seed,
+    )
+
+
+def _fit(
+    model: Sequential, training: DirectoryIterator, test: DirectoryIterator, options: argparse.Namespace, out: Path
+) -> callbacks.History:
+    return model.fit(
+        training,
+        epochs=options.epochs,
+        steps_per_epoch=options.steps_per_epoch,
+        validation_data=test,
+        verbose=0 if options.quiet else "auto",
+        callbacks=[callbacks.CSVLogger(out / "history.csv"), Checkpoint(out / "checkpoint.safetensors")],
+    )
+
+
+class Checkpoint(callbacks.Callback):
+    """Keeps the state of training after every epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_epoch_end(self, epoch: int, logs: callbacks.Logs) -> None:
+        storage.save_checkpoint(self.model, self.path, epoch + 1)
+
+
+def _finish(
+    model: Sequential,
+    training: DirectoryIterator,
+    test: DirectoryIterator,
+    history: callbacks.History,
+    out: Path,
+    seconds: float,
+) -> None:
+    """Save the model, its figures and its report, and say where they are."""
+    model.save(out / MODEL_FILE)
+    test_loss, test_accuracy = history.history["val_loss"][-1], history.history["val_accuracy"][-1]
+    figures = {
+        "test_loss": test_loss if math.isfinite(test_loss) else None,
+        "test_accuracy": test_accuracy,
+        "epochs": len(history.epoch),
+        "images": training.n,
+        "test_images": test.n,
+        "skipped_images": len(training.skipped) + len(test.skipped),
+        "seconds": round(seconds, 1),
+    }
+    storage.write_atomically(out / "metrics.json", storage.to_json(figures))
+    predicted = predicted_classes(model.predict(test), model.threshold)
+    matrix = confusion_matrix(test.classes, predicted, len(test.class_indices))
+    write_report(out / "report.html", history.history, matrix, list(test.class_indices), figures)
+    print(f"Test accuracy: {test_accuracy:.4f} ({test.n} images)")
+    print(f"Model: {out / MODEL_FILE}")
+    print(f"Report: {out / 'report.html'}")
+
+
+def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIterator]:
+    """The training images, augmented and shuffled, and the test images as they are."""
+    train_folder, test_folder, split = _folders(options)
+    augmentation: dict[str, Any] = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True}
+    shared = {"rescale": 1 / 255, "validation_split": split}
+    generator = ImageDataGenerator(**shared, **({} if options.no_augment else augmentation))
+    flow: dict[str, Any] = {
+        "target_size": (options.image_size, options.image_size),
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "strict": options.strict,
+    }
+    class_mode = _class_mode(train_folder)
+    training = generator.flow_from_directory(
+        train_folder, class_mode=class_mode, subset="training" if split else None, **flow
+    )
+    test = ImageDataGenerator(**shared).flow_from_directory(
+        test_folder,
+        class_mode=class_mode,
+        subset="validation" if split else None,
+        shuffle=False,
+        **flow,
+    )
+    if training.class_indices != test.class_indices:
+        raise DataError(
+            f"{test_folder}: its classes {', '.join(test.class_indices)} are not those of "
+            f"{train_folder}: {', '.join(training.class_indices)}"
+        )
+    print("Classes: " + ", ".join(f"{name} = {number}" for name, number in training.class_indices.items()))
+    return training, test
+
+
+def _folders(options: argparse.Namespace) -> tuple[Path, Path, float]:
+    """The folder of training images, that of test images, and the share to keep for testing if they are one."""
+    data = options.data
+    if data is None:
+        from .datasets import fish
+
+        data = fish.make(progress=not options.quiet)
+    training, test = train_and_test_folders(data)
+    return (training, test, 0.0) if test else (training, training, options.validation_split)
+
+
+def _class_mode(folder: Path) -> str:
+    classes = class_folders(str(folder), None)
+    if len(classes) == 1:
+        raise DataError(f"{folder}: only one class, {show(classes[0])}; add a folder with images of another")
+    return "binary" if len(classes) == 2 else "categorical"
+
+
+def _loss(data: DirectoryIterator) -> str:
+    return f"{data.class_mode}_crossentropy"
+
+
+def _check_is_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists already; choose another folder, so that no run is overwritten")
+
+
+def _make_run_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out}: cannot be made ({error.strerror})") from None
+
+
+def _settings(options: argparse.Namespace, data: DirectoryIterator) -> dict[str, Any]:
+    chosen = {name: value for name, value in vars(options).items() if value is not None}
+    return {
+        **chosen,
+        "data": str(Path(data.directory).resolve()),
+        "backend": current().name,
+        "classes": list(data.class_indices),
+        "tinycnn": __version__,
+    }
+
+
+def _toml(settings: dict[str, Any]) -> str:
+    """Flat settings as TOML, whose strings, numbers and lists of strings are written as JSON's."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(settings.items())}
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in plain.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
