@@ -267,7 +267,12 @@ class TestBadFiles:
             assert load_img(path).size == (10, 12)
 
     def test_damaged_exif_does_not_cost_the_picture(self, tmp_path):
-        for exif in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        for exif in (
+            b"Exif\0\0",
+            b"Exif\0\0no metadata",
+            b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03",
+            b"Exif\0\0II*\0\xff\xff\xff\xff",
+        ):
             path = save(tmp_path / "a.jpg", noise(), exif=exif)
             assert load_img(path).size == (10, 12)
 
@@ -298,6 +303,11 @@ class TestBadFiles:
         threads = [threading.Thread(target=use) for _ in range(4)]
         [t.start() for t in threads]
         [t.join() for t in threads]
+        assert warnings.filters == before
+        with pillow_warnings_hidden():
+            with pillow_warnings_hidden():
+                hidden = list(warnings.filters)
+            assert warnings.filters == hidden != before
         assert warnings.filters == before
 
 

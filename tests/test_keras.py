@@ -15,6 +15,7 @@ from tinycnn.random import generator
 os.environ.setdefault("KERAS_BACKEND", "torch")
 torch = pytest.importorskip("torch")
 keras = pytest.importorskip("keras")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # in Keras
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,32 +42,29 @@ def gap(losses, theirs):
 def fish_losses():
     theirs = twin(fish())
     theirs.compile("adam", "binary_crossentropy")
-    return losses_of(theirs.train_on_batch, 20, 64)
-
-
-@pytest.mark.parametrize(("backend", "steps"), [("numba", 20), ("numpy", 5)])
-def test_the_fish_network_learns_as_in_keras(fish_losses, backend, steps):
-    with using(backend):
-        ours = fish()
-        ours.compile("adam", "binary_crossentropy")
-        far = gap(losses_of(ours.train_on_batch, steps, 64), fish_losses[:steps])
-    assert far[:5].max() < 1e-5
-    assert far.max() < 1e-3
-
-
-RECIPES = [
-    ("Adam", {}, "binary_crossentropy", 1),
-    ("Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}, "binary_crossentropy", 1),
-    ("Adam", {}, "categorical_crossentropy", 3),
-    ("Adam", {}, "sparse_categorical_crossentropy", 3),
-    ("SGD", {}, "binary_crossentropy", 1),
-    ("SGD", {"learning_rate": 0.1, "momentum": 0.9}, "binary_crossentropy", 1),
-    ("SGD", {"learning_rate": 0.05, "momentum": 0.8, "nesterov": True}, "categorical_crossentropy", 3),
-]
+    return losses_of(theirs.train_on_batch, 5, 64)
 
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
-@pytest.mark.parametrize(("optimizer", "arguments", "loss", "outputs"), RECIPES)
+def test_the_fish_network_learns_as_in_keras(fish_losses, backend):
+    with using(backend):
+        ours = fish()
+        ours.compile("adam", "binary_crossentropy")
+        assert gap(losses_of(ours.train_on_batch, 5, 64), fish_losses).max() < 1e-5
+
+
+RECIPES = [
+    ("numba", "Adam", {}, "binary_crossentropy", 1),
+    ("numpy", "Adam", {}, "categorical_crossentropy", 3),
+    ("numba", "Adam", {"learning_rate": 0.01, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}, "binary_crossentropy", 1),
+    ("numba", "Adam", {}, "sparse_categorical_crossentropy", 3),
+    ("numpy", "SGD", {}, "binary_crossentropy", 1),
+    ("numba", "SGD", {"learning_rate": 0.1, "momentum": 0.9}, "binary_crossentropy", 1),
+    ("numpy", "SGD", {"learning_rate": 0.05, "momentum": 0.8, "nesterov": True}, "categorical_crossentropy", 3),
+]
+
+
+@pytest.mark.parametrize(("backend", "optimizer", "arguments", "loss", "outputs"), RECIPES)
 def test_optimizers_and_losses_make_the_steps_of_keras(backend, optimizer, arguments, loss, outputs):
     def label(y):
         return np.eye(outputs, dtype=np.float32)[y.astype(int)] if loss == "categorical_crossentropy" else y
@@ -109,7 +107,7 @@ def _layers():
         yield "Activation", {"activation": name}
 
 
-@pytest.mark.parametrize(("kind", "arguments"), _layers())
+@pytest.mark.parametrize(("kind", "arguments"), list(_layers()))
 def test_layers_give_what_keras_gives(kind, arguments):
     ours = Sequential([getattr(layers, kind)(**arguments, input_shape=(9, 11, 2))])
     rng = generator(0, "layer test")
@@ -122,19 +120,15 @@ def test_layers_give_what_keras_gives(kind, arguments):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize(
-    "name", ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"]
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"])
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_losses_of_probabilities_and_logits(name, classes, from_logits):
     rng = generator(0, "losses", classes)
     p = rng.random((40, classes)).astype(np.float32)
     p[:2], p[2:4, 0], p[4:6, 1] = np.eye(classes)[[0, 1]], 1, 0  # certain, rightly and wrongly
-    p = 20 * p - 10 if from_logits else p
+    p = 50 * p - 25 if from_logits else p
     y = rng.integers(0, classes, 40)
     y = y if name.startswith("Sparse") else np.eye(classes, dtype=np.float32)[y]
-    if name.startswith("Sparse") and not from_logits:
-        p /= p.sum(axis=1, keepdims=True)  # for class numbers Keras takes it for granted
     theirs = float(getattr(keras.losses, name)(from_logits=from_logits)(y, p))
     assert getattr(losses, name)(from_logits)(y, p) == pytest.approx(theirs, rel=1e-5)
 

@@ -50,7 +50,7 @@ MUTANTS = [
     Mutant("transposed product", "ops", "gy @ np.swapaxes(self.b, -1, -2)", "(self.b @ np.swapaxes(gy, -1, -2))",
            ("MatMul",)),
     Mutant("dense weights used upside down", "ops", "gy @ self.w.T", "gy @ self.w[::-1].T", ("Dense",)),
-    Mutant("missing bias sum", "ops", "(gy.sum(axis=0),)", "(gy[0],)", ("Dense",)),
+    Mutant("missing bias sum", "ops", "gy.sum(axis=0)", "gy[:1].sum(axis=0)", ("Dense",)),
     Mutant("bias gradient a mean", "ops", "gy.sum(axis=1).sum(axis=0)", "gy.sum(axis=1).mean(axis=0)", ("Conv2D",)),
     Mutant("only the last image's gradient", "ops", "(np.swapaxes(cols, 1, 2) @ gy).sum(axis=0)",
            "(np.swapaxes(cols, 1, 2) @ gy)[-1]", ("Conv2D",)),

@@ -81,16 +81,15 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize(("make", "backend", "optimizer", "theirs", "steps"), RECIPES)
-def test_losses_follow_those_of_torch(make, backend, optimizer, theirs, steps):
+@pytest.mark.parametrize(("make", "backend", "optimizer", "reference", "steps"), RECIPES)
+def test_losses_follow_those_of_torch(make, backend, optimizer, reference, steps):
     with using(backend):
         ours = make()
-        other = Twin(ours, theirs)
+        other = Twin(ours, reference)
         ours.compile(optimizer, "binary_crossentropy")
         size = ours.input_shape[0]
-        far = np.abs(
-            losses_of(ours.train_on_batch, steps, size) / losses_of(other.train_on_batch, steps, size) - 1
-        )  # fmt: skip
+        mine, theirs = (losses_of(each.train_on_batch, steps, size) for each in (ours, other))
+    far = np.abs(mine / theirs - 1)
     assert far[:5].max() < 1e-5
     assert far.max() < 1e-3
 

@@ -3,10 +3,12 @@
 Nothing is imported until it is used: `import tinycnn` loads neither numba nor cupy.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -96,15 +98,28 @@ def current() -> Backend:
 
 
 def set_threads(number: int) -> None:
-    """Use at most `number` threads for kernels and matrix products; the results do not depend on it."""
+    """Use at most `number` threads; the numba backend's results do not depend on it."""
     global _threads
     if number < 1:
         raise UsageError(f"threads: {number} is not at least 1")
     _threads = number
-    import threadpoolctl
-
-    threadpoolctl.threadpool_limits(number, user_api="blas")
     if _current is not None and _current.name == "numba":
         import numba
 
         numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _thread_pools() -> Any:
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController()
+
+
+def matrix_threads(backend: Backend) -> AbstractContextManager[Any]:
+    """A block in which NumPy's matrix products use the threads that suit the backend.
+
+    Beside compiled kernels that is one: the library's idle workers spin, and would take a core from the kernels.
+    """
+    number = 1 if backend.name == "numba" else _threads
+    return _thread_pools().limit(limits=number, user_api="blas")

@@ -3,22 +3,30 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import backend
 from .errors import DataError, ShapeError, TinycnnError, UsageError
 from .models import Sequential, load_model
+from .preprocessing.load import show
 
 EXIT_CODES = """\
 exit codes:
   0    done
+  1    out of memory
   2    an argument, backend or size that cannot be used
   3    data or a model file that is missing, damaged or does not fit
   130  interrupted
 """
 MODEL_FILE = "model.safetensors"
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first few names for a message, safe to print."""
+    listed = sorted(names)
+    return ", ".join(map(show, listed[:5])) + (", ..." if len(listed) > 5 else "") or "none"
 
 
 class Parser(argparse.ArgumentParser):

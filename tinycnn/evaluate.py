@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .cli import Parser, image_model, run, use_machine, whole_number
+from .cli import Parser, image_model, run, some_names, use_machine, whole_number
 from .errors import DataError
 from .folders import test_folder
 from .losses import BinaryCrossentropy, SparseCategoricalCrossentropy
@@ -58,11 +58,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def labelled_images(model: Sequential, folder: Path, batch_size: int, strict: bool) -> DirectoryIterator:
     """The images of a folder, prepared as in training. Raises DataError where its classes are not the model's."""
-    names, settings = list(model.class_names), model.preprocessing
+    names, settings = model.class_names or [], model.preprocessing
     found = set(class_folders(str(folder), None))
     if found != set(names):
-        wanted, got = (", ".join(map(show, sorted(group))) or "none" for group in (names, found))
-        raise DataError(f"{show(folder)}: its folders are {got}; the model's classes are {wanted}")
+        wanted = f"the model's classes are {some_names(names)}"
+        raise DataError(f"{show(folder)}: its folders are {some_names(found)}; {wanted}")
     return ImageDataGenerator(rescale=settings.rescale).flow_from_directory(
         folder,
         target_size=settings.target_size,

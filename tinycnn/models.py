@@ -9,7 +9,7 @@ import numpy as np
 
 from . import layers as layer_types
 from . import losses, metrics, optimizers, storage
-from .backend import Backend, current
+from .backend import Backend, current, matrix_threads
 from .batches import Batches, as_batches, split_batch, validation_split
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
@@ -204,20 +204,21 @@ class Sequential:
 
     def train_on_batch(self, x: Any, y: Any) -> list[float]:
         """One step on one batch: [loss, metrics...], as they were before the step."""
-        loss, predictions = self._loss_and_predictions(x, y)
-        loss.backward()
-        self.optimizer.update(self.weights)
+        with matrix_threads(self.backend or current()):
+            loss, predictions = self._loss_and_predictions(x, y)
+            loss.backward()
+            self.optimizer.update(self.weights)
         return [loss.item(), *self._measure(y, predictions)]
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
-        with no_grad():
+        with no_grad(), matrix_threads(self.backend or current()):
             loss, predictions = self._loss_and_predictions(x, y)
         return [loss.item(), *self._measure(y, predictions)]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
-        with no_grad():
+        with no_grad(), matrix_threads(self.backend or current()):
             return self(x).numpy()
 
     def _measure(self, y: Any, predictions: np.ndarray) -> list[float]:

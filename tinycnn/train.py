@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from . import __version__, callbacks, storage
 from .backend import current
-from .cli import MODEL_FILE, Parser, fraction, positive_number, run, use_machine, whole_number
+from .cli import MODEL_FILE, Parser, fraction, positive_number, run, some_names, use_machine, whole_number
 from .errors import DataError, UsageError
 from .folders import train_and_test_folders
 from .layers import Conv2D, Dense, Flatten, MaxPooling2D
@@ -167,13 +168,14 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
     """The training images, augmented and shuffled, and the test images as they are."""
     train_folder, test_folder, split = _folders(options)
     augmentation: dict[str, Any] = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True}
-    shared = {"rescale": 1 / 255, "validation_split": split}
+    shared: dict[str, Any] = {"rescale": 1 / 255, "validation_split": split}
     generator = ImageDataGenerator(**shared, **({} if options.no_augment else augmentation))
     flow: dict[str, Any] = {
         "target_size": (options.image_size, options.image_size),
         "batch_size": options.batch_size,
         "seed": options.seed,
         "strict": options.strict,
+        "interpolation": "bilinear",
     }
     class_mode = _class_mode(train_folder)
     training = generator.flow_from_directory(
@@ -188,10 +190,10 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
     )
     if training.class_indices != test.class_indices:
         raise DataError(
-            f"{test_folder}: its classes {', '.join(test.class_indices)} are not those of "
-            f"{train_folder}: {', '.join(training.class_indices)}"
+            f"{show(test_folder)}: its classes ({some_names(test.class_indices)}) are not those of "
+            f"{show(train_folder)} ({some_names(training.class_indices)})"
         )
-    print("Classes: " + ", ".join(f"{name} = {number}" for name, number in training.class_indices.items()))
+    print("Classes: " + ", ".join(f"{show(name)} = {number}" for name, number in training.class_indices.items()))
     return training, test
 
 
@@ -220,6 +222,9 @@ def _loss(data: DirectoryIterator) -> str:
 def _check_is_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists already; choose another folder, so that no run is overwritten")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: nothing can be written in {parent}; choose another folder")
 
 
 def _make_run_folder(out: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -90,6 +91,7 @@ def files(about: dict) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _reason(error: OSError, folder: Path) -> str:
+    """One line for an operating system's refusal: a full disk, a folder that may not be written."""
     return f"{error.filename or folder}: cannot make the fish images here: {error.strerror or error}"
 
 
@@ -131,7 +133,7 @@ def _start(partial: Path, about: dict) -> None:
 
 def _write_whole(partial: Path, name: str, data: bytes) -> None:
     """Write a file of the set so that its name never stands for half of it."""
-    temporary = partial / "temporary" / f"{os.getpid()}-{Path(name).name}"
+    temporary = partial / "temporary" / f"{uuid.uuid4().hex}.tmp"
     temporary.write_bytes(data)
     os.replace(temporary, partial / "set" / name)
 
@@ -244,6 +246,7 @@ def contact_sheet(file: Path | str, *, count: int = 100, seed: int = 0, columns:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m tinycnn.datasets.fish",
         description="Draw the embedded data set of tinycnn, clownfish and angelfish, as 128x128 JPEG files in "

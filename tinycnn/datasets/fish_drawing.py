@@ -124,7 +124,7 @@ def clownfish_look(rng: np.random.Generator) -> Look:
     body = pick(rng, (pick(rng, ORANGES), (38, 33, 36), (120, 55, 35), (165, 155, 150)), (0.62, 0.14, 0.12, 0.12))
     fins = body if body in ORANGES or rng.random() < 0.6 else pick(rng, ((250, 150, 50), (60, 50, 50)))
     return Look(
-        vary(rng, body), vary(rng, fins, 8), marks=vary(rng, WHITE, 6), margin=vary(rng, BLACK, 5), opacity=255,
+        vary(rng, body, 9), vary(rng, fins, 9), marks=vary(rng, WHITE, 6), margin=vary(rng, BLACK, 5), opacity=255,
         depth=rng.uniform(0.88, 1.12), reach=rng.uniform(0.85, 1.2), width=rng.uniform(0.8, 1.35),
     )  # fmt: skip
 
@@ -166,8 +166,8 @@ def angelfish_look(rng: np.random.Generator) -> Look:
     other = pick(rng, (pick(rng, ORANGES), (240, 190, 75), (60, 55, 60)))
     fins = mix(body, WHITE, rng.uniform(0, 0.6)) if rng.random() < 0.8 else other
     return Look(
-        vary(rng, body), vary(rng, fins, 8), marks=mix(vary(rng, BLACK, 5), body, rng.uniform(0, 0.22)), margin=BLACK,
-        depth=rng.uniform(0.9, 1.12), reach=rng.uniform(0.75, 1.2), width=rng.uniform(0.65, 1.15),
+        vary(rng, body, 9), vary(rng, fins, 9), marks=mix(vary(rng, BLACK, 5), body, rng.uniform(0, 0.22)),
+        margin=BLACK, depth=rng.uniform(0.9, 1.12), reach=rng.uniform(0.75, 1.2), width=rng.uniform(0.65, 1.15),
         opacity=int(rng.integers(110, 240)),
     )  # fmt: skip
 

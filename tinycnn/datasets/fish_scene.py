@@ -27,13 +27,15 @@ CORALS: tuple[Colour, ...] = (
 def water(rng: np.random.Generator, pixels: int) -> Image.Image:
     """Open water from the surface to the bottom, with large dim shapes far behind."""
     top, bottom = pick(rng, WATERS)
-    depth = np.linspace(0, 1, 32)[:, None, None] ** rng.uniform(0.6, 1.6)
-    image = (1 - depth) * np.asarray(vary(rng, top)) + depth * np.asarray(vary(rng, bottom))
-    for _ in range(int(rng.integers(0, 4))):
-        amount = 0.5 / (1 + np.exp(-2.5 * cloud(rng, int(rng.integers(3, 8)), 32)))[..., None]  # (32, 32, 1)
-        image = image + amount * (0.8 * np.asarray(vary(rng, pick(rng, LEAVES + CORALS))) - image)
-    image = np.broadcast_to(np.clip(image, 0, 255), (32, 32, 3)).astype(np.uint8)
-    return Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    depth = np.linspace(0, 1, 48)[:, None, None] ** rng.uniform(0.6, 1.6)
+    gradient = (1 - depth) * np.asarray(vary(rng, top)) + depth * np.asarray(vary(rng, bottom))
+    image = Image.fromarray(np.broadcast_to(gradient, (48, 48, 3)).astype(np.uint8))
+    canvas = Canvas(image)
+    for _ in range(int(rng.integers(0, 12))):
+        tone = mix(mix(top, bottom, 0.7), vary(rng, pick(rng, LEAVES + CORALS)), rng.uniform(0.2, 0.6))
+        canvas.ellipse(rng.random(), rng.uniform(0.1, 1), rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.25), fill=tone)
+    blurred = image.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 4)))
+    return blurred.resize((pixels, pixels), Image.Resampling.BICUBIC)
 
 
 def blades(

@@ -113,7 +113,7 @@ def read(
             raise DataError(f"{img.width}x{img.height} pixels are more than max_pixels={max_pixels} allows")
         if not img.width * img.height:
             raise DataError(f"has no pixels ({img.width}x{img.height})")
-        img.load()
+        img.load()  # before turning, which must hide no other error than damaged metadata
         if apply_exif:
             _turn_upright(img)
         result = _resize(_convert(img, COLOR_MODES[color_mode][0]), size, interpolation, keep_aspect_ratio)
