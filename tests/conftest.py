@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,4 +16,19 @@ def real_images() -> Path:
     folder = Path(os.environ.get("TINYCNN_TEST_IMAGES", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} is absent (set TINYCNN_TEST_IMAGES)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_photos(tmp_path_factory) -> Path:
+    """A folder of 24 + 12 pictures in two classes that differ by their pattern, in two trees."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 12), ("test", 6)):
+        for kind in ("stripes", "plain"):
+            (folder / split / kind).mkdir(parents=True)
+            for i in range(count):
+                rng = np.random.default_rng([count, len(kind), i])
+                pixels = rng.integers(0, 90, (40, 48, 3)) + rng.integers(0, 90, 3)
+                pixels[:, ::6] += 70 * (kind == "stripes")
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / kind / f"{i:02}.png")
     return folder
