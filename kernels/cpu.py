@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before the first parallel
 import numba
 import numpy as np
 
+from . import reference
 from .shapes import Windows
 
 
@@ -130,6 +131,8 @@ def _max_pool2d_backward(gy, winner, gx, kw, sh, sw, dh, dw, top, left):
 
 
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+    if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
+        return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
     number = w.dtype.type
     _adam_update(
         w.reshape(-1), g.reshape(-1), m.reshape(-1), v.reshape(-1),

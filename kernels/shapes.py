@@ -68,7 +68,7 @@ def windows(
 
 def pair(value: Pair, name: str) -> tuple[int, int]:
     """(value, value) of one number, or the two numbers given; both at least 1."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
+    both = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(both) != 2 or not all(isinstance(v, int) and v >= 1 for v in both):
         raise ShapeError(f"{name} {value!r} is not one or two whole numbers of at least 1")
     return both[0], both[1]
@@ -83,8 +83,8 @@ def _pads(padding, image, reach, strides) -> tuple[tuple[int, int], tuple[int, i
         rows, columns = (padding, padding) if isinstance(padding, int) else padding
         top, bottom = (rows, rows) if isinstance(rows, int) else rows
         left, right = (columns, columns) if isinstance(columns, int) else columns
-        if min(top, bottom, left, right) >= 0:
-            return (int(top), int(bottom)), (int(left), int(right))
+        if all(isinstance(p, int) and p >= 0 for p in (top, bottom, left, right)):
+            return (top, bottom), (left, right)
     except (TypeError, ValueError):
         pass
     raise ShapeError(f"padding {padding!r} is not 'valid', 'same', a number, (vertical, horizontal) or two pairs")

@@ -27,11 +27,6 @@ for _name in BACKENDS:  # loading one sets environment variables, which is no le
     backends.get(_name)
 
 
-def defect(reason: str):
-    """Marks what the engine should do and does not yet: the test fails as soon as it does."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Restores the backend in use; fails a test that leaves any other global state changed."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import no_leaks, planted  # noqa: F401
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from checks import ROOT, check_float32, check_numba, every_case, no_leaks  # noqa: F401
+from checks import ROOT, check_float32, check_numba, every_case
 
 import tinycnn
 from tinycnn import Tensor, backend, ops, set_threads, use_backend

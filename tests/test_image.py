@@ -267,14 +267,17 @@ class TestBadFiles:
             assert load_img(path).size == (10, 12)
 
     def test_damaged_exif_does_not_cost_the_picture(self, tmp_path):
-        for exif in (
-            b"Exif\0\0",
-            b"Exif\0\0no metadata",
-            b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03",
-            b"Exif\0\0II*\0\xff\xff\xff\xff",
-        ):
+        for exif in (b"Exif\0\0", b"Exif\0\0no metadata", b"Exif\0\0II*\0\xff\xff\xff\xff"):
             path = save(tmp_path / "a.jpg", noise(), exif=exif)
             assert load_img(path).size == (10, 12)
+
+    def test_a_wrong_tag_beside_the_orientation(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112], exif[0x011A] = 6, 72.0
+        block = exif.tobytes().replace(b"\x01\x1a\0\x05", b"\x01\x01\0\x05")  # a height as a fraction: Pillow gives up
+        assert block != exif.tobytes()
+        path = save(tmp_path / "a.jpg", noise(), exif=block)
+        assert load_img(path).size == (12, 10)
 
     @settings(deadline=None, max_examples=60)
     @given(data=st.data())
@@ -727,6 +730,16 @@ class TestPreprocessing:
                 loaded = travelled.load(path)
                 assert loaded.dtype == np.float32
                 assert np.array_equal(loaded, expected)
+
+    @pytest.mark.parametrize("apply_exif", [True, False])
+    def test_orientation_is_treated_as_in_the_folder(self, tree, apply_exif):
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        path = save(tree / "clownfish" / "turned.png", noise(), exif=exif)
+        it = flow(tree, apply_exif=apply_exif, shuffle=False, batch_size=13)
+        loaded = it.preprocessing.load(path)
+        assert np.array_equal(loaded, it.batch(0)[0][12])
+        assert np.array_equal(loaded, noise()[::-1, ::-1] if apply_exif else noise())
 
     def test_augmentation_is_no_part_of_it(self, tree):
         assert flow(tree, AUGMENTED).preprocessing == flow(tree, {"rescale": 1 / 255}).preprocessing

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import fish, losses_of, photos, tiny, using
 
 from tinycnn import callbacks, layers, losses, metrics, optimizers
 from tinycnn.models import Sequential
 from tinycnn.random import generator
+
+from .networks import fish, losses_of, photos, tiny, using
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 torch = pytest.importorskip("torch")
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 @pytest.fixture(autouse=True, scope="module")
 def _threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # a second one would wait for busy cores at every op
     yield
     torch.set_num_threads(before)
 
@@ -187,9 +188,7 @@ def played(callback, numbers):
 )
 def test_early_stopping_stops_where_keras_does(numbers, patience, min_delta, mode, restore):
     arguments = {"monitor": "watched", "patience": patience, "min_delta": min_delta, "mode": mode}
-    both = (
-        module.EarlyStopping(**arguments, restore_best_weights=restore) for module in (callbacks, keras.callbacks)
-    )
+    both = (module.EarlyStopping(**arguments, restore_best_weights=restore) for module in (callbacks, keras.callbacks))
     ours, theirs = (played(callback, numbers) for callback in both)
     assert ours == theirs
 

@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 from cases import CASES
-from checks import (  # noqa: F401
+from checks import (
     BACKENDS,
     EXACT,
     KINKS,
     check_float32,
     check_forward,
     compare,
-    defect,
     each_backend,
     every_case,
-    no_leaks,
     run,
 )  # fmt: skip
 
@@ -118,10 +116,10 @@ BAD = [
     ("CategoricalCrossEntropy", [(3, 2), (3, 1)], {}, "(3, 2) and (3, 1)"),
     ("SigmoidBinaryCrossEntropy", [(3, 1), (3,)], {}, "(3, 1) and (3,)"),
     ("SoftmaxCategoricalCrossEntropy", [(3,), (3,)], {}, "(3,) and (3,)"),
-    pytest.param("Flatten", [()], {}, "()", marks=defect("IndexError")),
-    pytest.param("Conv2D", [(1, 4, 4, 1), (3, 3, 1, 1)], {"strides": 1.5}, "strides 1.5", marks=defect("TypeError")),
-    pytest.param("MaxPool2D", [(1, 4, 4, 1)], {"size": None}, "window None", marks=defect("TypeError")),
-    pytest.param("MaxPool2D", [(1, 4, 4, 1)], {"padding": ((0.5, 1), (1, 1))}, "0.5", marks=defect("it reads as 0")),
+    ("Flatten", [()], {}, "()"),
+    ("Conv2D", [(1, 4, 4, 1), (3, 3, 1, 1)], {"strides": 1.5}, "strides 1.5"),
+    ("MaxPool2D", [(1, 4, 4, 1)], {"size": None}, "window None"),
+    ("MaxPool2D", [(1, 4, 4, 1)], {"padding": ((0.5, 1), (1, 1))}, "0.5"),
 ]
 
 
@@ -135,7 +133,6 @@ def test_wrong_shapes_are_named_in_one_line(op, shapes, attributes, words):
     assert "\n" not in message
 
 
-@defect("a reshape with -1 is ambiguous for no images")
 def test_an_empty_batch_passes_through_a_convolution():
     x, w = Tensor(np.ones((0, 4, 4, 2)), requires_grad=True), Tensor(np.ones((3, 3, 2, 5)), requires_grad=True)
     y = ops.conv2d(x, w, np.zeros(5))
@@ -145,7 +142,6 @@ def test_an_empty_batch_passes_through_a_convolution():
     assert not w.grad.any()
 
 
-@defect("y += b keeps the type of x @ w")
 def test_convolution_and_dense_layer_treat_types_alike():
     """A bias of a wider type widens the result; only the weights being complex is no obstacle."""
     x, w, b = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1), np.float32), np.ones(1)

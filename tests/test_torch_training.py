@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from networks import fish, losses_of, photos, tiny, using
 
 from tinycnn import layers, optimizers
 from tinycnn.tensor import Tensor
+
+from .networks import fish, losses_of, photos, tiny, using
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -14,7 +15,7 @@ F = torch.nn.functional
 @pytest.fixture(autouse=True, scope="module")
 def _threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # a second one would wait for busy cores at every op
     yield
     torch.set_num_threads(before)
 

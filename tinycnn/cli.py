@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from . import backend
 from .errors import DataError, ShapeError, TinycnnError, UsageError
 from .models import Sequential, load_model
+from .preprocessing.image import Preprocessing
 from .preprocessing.load import show
 
 EXIT_CODES = """\
@@ -121,12 +122,20 @@ def _number(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str
     return parse
 
 
-def image_model(path: Path) -> Sequential:
-    """The model of a run folder or a model file, with all that image files need. Raises DataError."""
+class ImageModel(NamedTuple):
+    """A model, and what it takes to use it on image files."""
+
+    model: Sequential
+    class_names: list[str]
+    preprocessing: Preprocessing
+
+
+def image_model(path: Path) -> ImageModel:
+    """The model of a run folder or a model file. Raises DataError if it does not know how to prepare images."""
     file = path / MODEL_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise DataError(f"{path}: no {MODEL_FILE} in this folder; name a run folder or a model file")
     model = load_model(file)
     if model.preprocessing is None or model.class_names is None:
         raise DataError(f"{file}: the model does not say how to prepare images; train it on an image folder")
-    return model
+    return ImageModel(model, model.class_names, model.preprocessing)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .cli import Parser, image_model, run, some_names, use_machine, whole_number
+from .cli import ImageModel, Parser, image_model, run, some_names, use_machine, whole_number
 from .errors import DataError
 from .folders import test_folder
 from .losses import BinaryCrossentropy, SparseCategoricalCrossentropy
@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     """Read the images, measure, print."""
     use_machine(options)
-    model = image_model(options.model)
+    photos = image_model(options.model)
     with contextlib.redirect_stdout(sys.stderr):  # "Found ... images" is no part of the result
-        data = labelled_images(model, test_folder(options.data), options.batch_size, options.strict)
-    result = measure(model, data)
+        data = labelled_images(photos, test_folder(options.data), options.batch_size, options.strict)
+    result = measure(photos.model, data)
     print(json.dumps(result, indent=2) if options.format == "json" else _table(result))
 
 
-def labelled_images(model: Sequential, folder: Path, batch_size: int, strict: bool) -> DirectoryIterator:
+def labelled_images(photos: ImageModel, folder: Path, batch_size: int, strict: bool) -> DirectoryIterator:
     """The images of a folder, prepared as in training. Raises DataError where its classes are not the model's."""
-    names, settings = model.class_names or [], model.preprocessing
+    _, names, settings = photos
     found = set(class_folders(str(folder), None))
     if found != set(names):
         wanted = f"the model's classes are {some_names(names)}"
@@ -80,7 +80,7 @@ def labelled_images(model: Sequential, folder: Path, batch_size: int, strict: bo
 
 def measure(model: Sequential, data: DirectoryIterator) -> dict[str, Any]:
     """Loss, accuracy, and for each class precision, recall and count; what does not exist is None."""
-    names, true, outputs = model.class_names or [], np.asarray(data.classes), model.predict(data)
+    names, true, outputs = list(data.class_indices), np.asarray(data.classes), model.predict(data)
     loss = BinaryCrossentropy() if outputs.shape[1] == 1 else SparseCategoricalCrossentropy()
     matrix = confusion_matrix(true, predicted_classes(outputs, model.threshold), len(names))
     precision, recall = precision_and_recall(matrix)

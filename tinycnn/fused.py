@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import ops
+from .backend import current
 from .tensor import Op, Tensor, TensorLike
 
 
@@ -38,8 +39,9 @@ class FusedOp(Op):
 
     @classmethod
     def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
-        backend = next(x.backend for x in inputs if isinstance(x, Tensor))
-        if cls.kernel and not backend.has(cls.kernel):
+        home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
+        types = [x.dtype for x in inputs if isinstance(x, Tensor | np.ndarray)]
+        if cls.kernel and not home.for_dtype(np.result_type(*types)).has(cls.kernel):
             return cls.plain(*inputs, **attributes)
         return super().apply(*inputs, **attributes)
 

@@ -116,4 +116,7 @@ class _Slope:
 
     def _value(self, arrays: list[np.ndarray]) -> np.complex128:
         with no_grad():
-            return np.complex128((self.f(*(Tensor(x) for x in arrays)).numpy() * self.weights).sum())
+            y = self.f(*(Tensor(x) for x in arrays)).numpy()
+        if self.method == "complex" and not np.iscomplexobj(y):
+            raise TypeError("f makes complex numbers real, so no complex step can pass; use method='difference'")
+        return np.complex128((y * self.weights).sum())

@@ -15,11 +15,13 @@ from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
 from .layers import Input, Layer, Shape
+from .preprocessing.settings import Preprocessing
 from .random import generator
-from .storage import load_model
 from .tensor import Tensor, no_grad
 
-__all__ = ["Sequential", "load_model"]
+__all__ = ["Sequential", "load_checkpoint", "load_model"]
+
+OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
 
 class Sequential:
@@ -34,7 +36,7 @@ class Sequential:
         self.layers: list[Layer] = []
         self.input_shape: Shape | None = None
         self.class_names: list[str] | None = None
-        self.preprocessing: Any = None  # preprocessing.image.Preprocessing
+        self.preprocessing: Preprocessing | None = None
         self.threshold = 0.5
         self.backend: Backend | None = None
         self.loss: losses.Loss | None = None
@@ -334,8 +336,89 @@ class Sequential:
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one safetensors file, with all that predicting needs. Raises DataError."""
-        storage.save_model(self, path)
+        """Write the model to one safetensors file, with all that predicting needs. Raises UsageError, DataError."""
+        storage.write(path, storage.MODEL, self._named_weights(), self._description())
+
+    def save_checkpoint(self, path: str | os.PathLike[str], epoch: int) -> None:
+        """Write what training needs to go on after `epoch` epochs: the model, and its optimizer's state."""
+        loss = self._compiled_loss()
+        state = {OPTIMIZER + name: array for name, array in self.optimizer.named_arrays()}
+        training = {
+            "epoch": epoch,
+            "seed": self.seed,
+            "optimizer": type(self.optimizer).__name__.lower(),
+            "optimizer_config": self.optimizer.get_config(),
+            "iterations": self.optimizer.iterations,
+            "loss": loss.name,
+            "from_logits": loss.from_logits,
+            "metrics": self.metrics,
+            "fuse": self.fuse,
+        }
+        meaning = self._description() | {"training": training}
+        storage.write(path, storage.CHECKPOINT, self._named_weights() | state, meaning)
+
+    def _description(self) -> dict[str, Any]:
+        if not self.built:
+            raise UsageError("save: the model has no weights yet; give its first layer an input_shape, or fit it")
+        return {
+            "architecture": self.get_config(),
+            "class_names": self.class_names,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "threshold": self.threshold,
+        }
+
+    def _named_weights(self) -> dict[str, np.ndarray]:
+        return {
+            f"{layer.name}.{name}": weight.numpy() for layer in self.layers for name, weight in layer.weights.items()
+        }
+
+
+def load_model(path: str | os.PathLike[str]) -> Sequential:
+    """The model in a file that `Sequential.save` wrote, ready to predict.
+
+    Raises ModelFileError if it is no such file, is damaged, or holds other weights than its architecture has.
+    """
+    tensors, meaning = storage.read(path, storage.MODEL)
+    with storage.damage_named(path):
+        return _rebuild(meaning, tensors)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, int]:
+    """The compiled model of a checkpoint and the epochs it has seen: `fit(..., initial_epoch=epoch)` goes on.
+
+    Raises ModelFileError.
+    """
+    tensors, meaning = storage.read(path, storage.CHECKPOINT)
+    with storage.damage_named(path):
+        training = meaning["training"]
+        names = [name for name in tensors if name.startswith(OPTIMIZER)]
+        state = {name.removeprefix(OPTIMIZER): tensors.pop(name) for name in names}
+        model = _rebuild(meaning, tensors)
+        model.seed = int(training["seed"])
+        optimizer = optimizers.OPTIMIZERS[training["optimizer"]](**training["optimizer_config"])
+        loss = losses.LOSSES[training["loss"]](from_logits=bool(training["from_logits"]))
+        model.compile(optimizer, loss, training["metrics"], fuse=bool(training["fuse"]))
+        optimizer.restore(model.weights, int(training["iterations"]), state)
+        return model, int(training["epoch"])
+
+
+def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequential:
+    """The model that a file describes, with the weights it holds."""
+    model = Sequential.from_config(meaning["architecture"])
+    names, threshold, preprocessing = meaning["class_names"], float(meaning["threshold"]), meaning["preprocessing"]
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DataError("class names are no list of words")
+    if not 0 <= threshold <= 1:
+        raise DataError(f"threshold {threshold} is not between 0 and 1")
+    model.class_names, model.threshold = names, threshold
+    model.preprocessing = None if preprocessing is None else Preprocessing.from_dict(preprocessing)
+    wanted = {name: (a.shape, a.dtype) for name, a in model._named_weights().items()}
+    found = {name: (a.shape, a.dtype) for name, a in tensors.items()}
+    if wanted != found:
+        wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise DataError(f"weights do not fit the architecture: {', '.join(wrong)}")
+    model.set_weights([tensors[name] for name in wanted])
+    return model
 
 
 class _RunningMeans:

@@ -131,7 +131,7 @@ class Sum(Op):
     def forward(self, x, *, axis=None, keepdims=False):
         y = x.sum(axis=axis, keepdims=True)
         self.x_shape, self.kept = x.shape, y.shape
-        return y if keepdims else x.sum(axis=axis)
+        return y if keepdims else np.squeeze(y, axis=axis)
 
     def backward(self, gy):
         return (np.broadcast_to(gy.reshape(self.kept), self.x_shape),)
@@ -154,7 +154,10 @@ class Reshape(Op):
 
     def forward(self, x, *, shape):
         self.x_shape = x.shape
-        return x.reshape(shape)
+        try:
+            return x.reshape(shape)
+        except ValueError:
+            raise ShapeError(f"{prod(x.shape)} numbers of shape {x.shape} cannot take the shape {shape}") from None
 
     def backward(self, gy):
         return (gy.reshape(self.x_shape),)
@@ -164,6 +167,8 @@ class Flatten(Reshape):
     """Each image as one row, channel fastest: (N, H, W, C) -> (N, H*W*C)"""
 
     def forward(self, x):
+        if x.ndim == 0:
+            raise ShapeError("input of shape () has no axis of samples")
         return super().forward(x, shape=(x.shape[0], prod(x.shape[1:])))
 
 
@@ -180,8 +185,8 @@ class Dense(Op):
     def backward(self, gy):
         gx = gy @ self.w.T if self.needs[0] else None
         gw = self.x.T @ gy if self.needs[1] else None
-        gb = (gy.sum(axis=0),) if len(self.needs) == 3 else ()
-        return gx, gw, *gb
+        gb = gy.sum(axis=0) if self.needs[2:] == (True,) else None
+        return (gx, gw, gb)[: len(self.needs)]
 
 
 class Conv2D(Op):
@@ -196,24 +201,23 @@ class Conv2D(Op):
         _check_bias(b, w)
         self.w, self.win = w, shapes.windows(x.shape[1:3], w.shape[:2], strides, padding, dilation)
         self.cols = self.k.im2col(x, self.win)  # (N, OH, OW, KH*KW*C)
-        rows = self.cols.reshape(-1, self.cols.shape[3])  # (N*OH*OW, KH*KW*C)
-        y = rows @ w.reshape(-1, w.shape[3])  # (N*OH*OW, F)
-        if b is not None:
-            y += b
-        return y.reshape(*self.cols.shape[:3], -1)  # (N, OH, OW, F)
+        *outside, taps = self.cols.shape
+        y = self.cols.reshape(prod(outside), taps) @ w.reshape(taps, w.shape[3])  # (N*OH*OW, F)
+        y = y.reshape(*outside, w.shape[3])  # (N, OH, OW, F)
+        return y if b is None else y + b
 
     def backward(self, gy):
-        n, taps, f = gy.shape[0], self.cols.shape[3], gy.shape[3]
-        gy = gy.reshape(n, -1, f)  # (N, OH*OW, F)
+        n, taps, f, places = len(gy), self.cols.shape[3], gy.shape[3], self.win.oh * self.win.ow
+        gy = gy.reshape(n, places, f)  # (N, OH*OW, F)
         gx = gw = None
         if self.needs[0]:
-            gcols = gy.reshape(-1, f) @ self.w.reshape(taps, f).T  # (N*OH*OW, KH*KW*C)
+            gcols = gy.reshape(n * places, f) @ self.w.reshape(taps, f).T  # (N*OH*OW, KH*KW*C)
             gx = self.k.col2im(gcols.reshape(self.cols.shape), self.win)
-        if self.needs[1]:  # one product per image, added in order: the sum does not depend on threads
-            cols = self.cols.reshape(n, -1, taps)  # (N, OH*OW, KH*KW*C)
+        if self.needs[1]:  # one product per image, added in order: shorter sums lose fewer digits
+            cols = self.cols.reshape(n, places, taps)  # (N, OH*OW, KH*KW*C)
             gw = (np.swapaxes(cols, 1, 2) @ gy).sum(axis=0).reshape(self.w.shape)
-        gb = (gy.sum(axis=1).sum(axis=0),) if len(self.needs) == 3 else ()
-        return gx, gw, *gb
+        gb = gy.sum(axis=1).sum(axis=0) if self.needs[2:] == (True,) else None
+        return (gx, gw, gb)[: len(self.needs)]
 
 
 class MaxPool2D(Op):

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cli import Parser, image_model, run, use_machine, whole_number
+from .cli import ImageModel, Parser, image_model, run, use_machine, whole_number
 from .errors import DataError
 from .metrics import predicted_classes
-from .models import Sequential
 from .preprocessing.decode import decode_files
 from .preprocessing.image import MAX_PIXELS, list_images
 from .preprocessing.load import show
@@ -62,13 +61,13 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def predictions(
-    model: Sequential, files: list[str], batch_size: int = 256, strict: bool = False
+    photos: ImageModel, files: list[str], batch_size: int = 256, strict: bool = False
 ) -> Iterator[Prediction]:
     """What each readable file shows. Raises DataError if none is, or with `strict` if one is not."""
-    names, skipped = model.class_names or [], 0
+    (model, names, preprocessing), skipped = photos, 0
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        images, failed = decode_files(batch, model.preprocessing, MAX_PIXELS, progress=False)
+        images, failed = decode_files(batch, preprocessing, MAX_PIXELS, progress=False)
         for i, reason in failed.items():
             skipped += 1
             if strict:
@@ -76,7 +75,7 @@ def predictions(
             print(f"skipped {show(batch[i])}: {reason}", file=sys.stderr)
         good = [i for i in range(len(batch)) if i not in failed]
         if good:
-            outputs = model.predict(to_float(images[good], model.preprocessing.rescale))
+            outputs = model.predict(to_float(images[good], preprocessing.rescale))
             chosen = predicted_classes(outputs, model.threshold)
             for i, output, number in zip(good, outputs, chosen, strict=True):
                 probability = output[number] if len(output) > 1 else output[0] if number else 1 - output[0]

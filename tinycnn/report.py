@@ -72,8 +72,8 @@ def _chart(training: Sequence[float], test: Sequence[float], largest: float | No
         points = [place(i, v) for i, v in enumerate(values) if isfinite(v)]
         parts.append(f'<polyline class="curve {name}" points="{" ".join(points)}"/>')
         if len(points) == 1:  # a line of one point cannot be seen
-            x, y = points[0].split(",")
-            parts.append(f'<circle class="{name}" cx="{x}" cy="{y}" r="3"/>')
+            cx, cy = points[0].split(",")
+            parts.append(f'<circle class="{name}" cx="{cx}" cy="{cy}" r="3"/>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{"".join(parts)}</svg>'
 
 

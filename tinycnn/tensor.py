@@ -87,7 +87,7 @@ class Tensor:
             raise ValueError("backward: nothing here requires a gradient; make a leaf with requires_grad=True")
         if gradient is None and self.data.size != 1:
             raise ShapeError(f"backward: a tensor of shape {self.shape} needs `gradient` of the same shape; or sum it")
-        seed = np.ones_like(self.data) if gradient is None else Tensor(gradient, backend=self.backend).data
+        seed = np.ones_like(self.data) if gradient is None else self._beside(gradient)
         if seed.shape != self.shape:
             raise ShapeError(f"backward: gradient has shape {seed.shape}, the tensor {self.shape}")
 
@@ -100,6 +100,11 @@ class Tensor:
             for parent, g in tensor.op.parent_gradients(gy):
                 known = gradients.get(id(parent))
                 gradients[id(parent)] = g if known is None else known + g
+
+    def _beside(self, x: TensorLike) -> Any:
+        """The array of a tensor or array; plain numbers take this tensor's number type."""
+        plain = not isinstance(x, Tensor) and not hasattr(x, "dtype")
+        return Tensor(np.asarray(x, self.dtype) if plain else x, backend=self.backend).data
 
     def reshape(self, *shape: int | Sequence[int]) -> "Tensor":
         return _apply("Reshape", self, shape=shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
@@ -163,7 +168,8 @@ class Op:
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
-        Op.registry[cls.name] = cls
+        if cls.forward is not Op.forward:
+            Op.registry[cls.name] = cls
 
     def forward(self, *inputs: Any, **attributes: Any) -> Any:
         raise NotImplementedError
@@ -194,7 +200,7 @@ class Op:
     def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
         """Each parent that wants a gradient, with that gradient, checked."""
         for parent, needed, g in zip(self.parents, self.needs, self.backward(gy), strict=True):
-            if needed:
+            if needed and parent.requires_grad:
                 if g.shape != parent.shape:
                     raise ShapeError(f"{self.name}: backward gave {g.shape} for an input of shape {parent.shape}")
                 yield parent, g
@@ -243,4 +249,6 @@ def _outputs_first(root: Tensor) -> Iterator[Tensor]:
 
 
 def _parents(tensor: Tensor) -> list[Tensor]:
-    return [p for p in tensor.op.parents if p.requires_grad] if tensor.op else []
+    """The tensors that this one was made from and that want a gradient, then as now."""
+    op = tensor.op
+    return [p for p, need in zip(op.parents, op.needs, strict=True) if need and p.requires_grad] if op else []

@@ -132,7 +132,7 @@ class Checkpoint(callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch: int, logs: callbacks.Logs) -> None:
-        storage.save_checkpoint(self.model, self.path, epoch + 1)
+        self.model.save_checkpoint(self.path, epoch + 1)
 
 
 def _finish(
