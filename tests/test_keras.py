@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import fish, losses_of, photos, tiny, using
 
 from tinycnn import callbacks, layers, losses, metrics, optimizers
 from tinycnn.models import Sequential
 from tinycnn.random import generator
-
-from .networks import fish, losses_of, photos, tiny, using
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 torch = pytest.importorskip("torch")

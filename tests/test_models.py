@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from networks import compiled, fish, photos, same_bits, tiny, using
 
 from tinycnn import backend
 from tinycnn.callbacks import Callback
@@ -12,8 +13,6 @@ from tinycnn.layers import Activation, Conv2D, Dense, Flatten, Input, MaxPooling
 from tinycnn.losses import BinaryCrossentropy
 from tinycnn.models import Sequential
 from tinycnn.optimizers import SGD, Adam
-
-from .networks import compiled, fish, photos, same_bits, tiny, using
 
 SUMMARY = """\
 Model: "sequential", input (None, 64, 64, 3)
@@ -272,7 +271,7 @@ def test_fit_on_arrays_takes_every_sample_once_a_pass():
         model.compile()
         model.fit(np.arange(7.0)[:, None], np.arange(7.0), batch_size=3, epochs=2, verbose=0, **options)
         assert [len(batch) for batch in seen] == [3, 3, 1] * 2
-        return sum(seen[:3], []), sum(seen[3:], [])
+        return list(itertools.chain(*seen[:3])), list(itertools.chain(*seen[3:]))
 
     first, second = passes()
     assert sorted(first) == sorted(second) == list(range(7))

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from networks import fish, losses_of, photos, tiny, using
 
 from tinycnn import layers, optimizers
 from tinycnn.tensor import Tensor
-
-from .networks import fish, losses_of, photos, tiny, using
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

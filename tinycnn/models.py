@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -289,27 +289,35 @@ class Sequential:
             _tell(callbacks, "on_train_batch_end", step, {**means.values(), "images": means.count})
         return means.values()
 
-    def _evaluate(self, data: Batches, steps: int | None) -> dict[str, float]:
+    def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
-        for number in range(steps or len(data)):
+        for number in _counted(steps or len(data), "Evaluating", verbose):
             x, y = split_batch(data.batch(number))
             means.add(self.test_on_batch(x, y), len(x))
         return means.values()
 
     def evaluate(
-        self, x: Any, y: Any = None, batch_size: int = 32, steps: int | None = None, *, return_dict: bool = False
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        *,
+        return_dict: bool = False,
     ) -> Any:
         """Loss and metrics over data: a list in the order of `metrics_names` (the loss alone if there are no
         metrics), or a dict."""
-        values = self._evaluate(as_batches(x, y, batch_size), steps)
+        values = self._evaluate(as_batches(x, y, batch_size), steps, verbose)
         return values if return_dict else list(values.values()) if self.metrics else values["loss"]
 
-    def predict(self, x: Any, batch_size: int = 32, steps: int | None = None) -> np.ndarray:
+    def predict(
+        self, x: Any, batch_size: int = 32, verbose: str | int = "auto", steps: int | None = None
+    ) -> np.ndarray:
         """The predictions for all samples (N, outputs)."""
         data = as_batches(x, None, batch_size)
-        return np.concatenate(
-            [self.predict_on_batch(split_batch(data.batch(number))[0]) for number in range(steps or len(data))]
-        )
+        numbers = _counted(steps or len(data), "Predicting", verbose)
+        return np.concatenate([self.predict_on_batch(split_batch(data.batch(number))[0]) for number in numbers])
 
     def _take_over(self, data: Any) -> None:
         """Remember what an image iterator knows: class names, and how its pictures were prepared."""
@@ -463,6 +471,14 @@ def _validation(data: Any, batch_size: int) -> Batches:
 def _progress(verbose: str | int) -> list[Callback]:
     level = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else int(verbose)
     return [Progress(bar=level == 1)] if level else []
+
+
+def _counted(steps: int, title: str, verbose: str | int) -> Iterable[int]:
+    """The numbers of `steps` batches; with a bar that vanishes in the end if `verbose` says so."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() if verbose == "auto" else int(verbose) == 1
+    return tqdm(range(steps), title, unit="step", leave=False, disable=not shown)
 
 
 def _tell(callbacks: list[Callback], event: str, *arguments: Any) -> None:

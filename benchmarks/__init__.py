@@ -1,0 +1,1 @@
+"""What tinycnn claims in figures, measured beside its peers."""
