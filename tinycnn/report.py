@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import isfinite
+from math import floor, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from .storage import write_atomically
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 440, 240, 44, 28  # of a chart, and of the margins for its numbers
+WIDTH, HEIGHT, LEFT, BOTTOM = 440, 240, 52, 28  # of a chart, and of the margins for its numbers
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem; margin: 2rem auto; }
+body { padding: 0 1rem; } figure { margin: 0; } figcaption { font-weight: 600; }
 svg { max-width: 100%; height: auto; } .charts { display: flex; flex-wrap: wrap; gap: 2rem; }
 table { border-collapse: collapse; } td, th { padding: .3rem .8rem; text-align: right; } th { font-weight: 600; }
 .training { stroke: #1f77b4; } .test { stroke: #d95f02; } .curve { fill: none; stroke-width: 2; }
@@ -30,9 +31,12 @@ def write_report(
     figures: Mapping[str, Any],
 ) -> None:
     """Write the page. `history` has "loss", "accuracy" and both with "val_" in front, one number per epoch."""
+    losses, accuracies = ([*history[name], *history[f"val_{name}"]] for name in ("loss", "accuracy"))
+    top_loss = max(filter(isfinite, losses), default=1.0) * 1.05 or 1.0
+    lowest_accuracy = min(floor(min(accuracies) * 10) / 10, 0.9)
     charts = "".join(
-        f"<figure><figcaption>{title}</figcaption>{_chart(history[name], history['val_' + name], largest)}</figure>"
-        for title, name, largest in (("Loss", "loss", None), ("Accuracy", "accuracy", 1.0))
+        f"<figure><figcaption>{title}</figcaption>{_chart(history[name], history['val_' + name], *ends)}</figure>"
+        for title, name, ends in (("Loss", "loss", (0.0, top_loss)), ("Accuracy", "accuracy", (lowest_accuracy, 1.0)))
     )
     rows = "".join(f"<tr><th>{escape(k.replace('_', ' '))}</th><td>{_number(v)}</td></tr>" for k, v in figures.items())
     page = f"""<!doctype html>
@@ -51,20 +55,19 @@ def write_report(
     write_atomically(path, page)
 
 
-def _chart(training: Sequence[float], test: Sequence[float], largest: float | None) -> str:
-    """Two curves over the epochs as SVG; the vertical axis starts at 0."""
-    top = largest or max((v for v in (*training, *test) if isfinite(v)), default=1.0) * 1.05
+def _chart(training: Sequence[float], test: Sequence[float], low: float, high: float) -> str:
+    """Two curves over the epochs as SVG, the vertical axis from `low` to `high`."""
     x_step = (WIDTH - LEFT - 8) / max(len(training) - 1, 1)
 
     def place(epoch: int, value: float) -> str:
-        height = (HEIGHT - BOTTOM - 8) * (1 - min(value, top) / top)
+        height = (HEIGHT - BOTTOM - 8) * (high - value) / (high - low)
         return f"{LEFT + epoch * x_step:.1f},{8 + height:.1f}"
 
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = 8 + (HEIGHT - BOTTOM - 8) * (1 - share)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - 8}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * top:.2f}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{low + share * (high - low):.3g}</text>')
     for epoch in sorted({0, (len(training) - 1) // 2, len(training) - 1}):
         x = LEFT + epoch * x_step
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{epoch + 1}</text>')

@@ -34,8 +34,8 @@ class Pose:
     def drawn(cls, rng: np.random.Generator, smallest: float, largest: float) -> "Pose":
         """A pose for a fish of about this scale; the smaller it is, the further from the centre it may be."""
         scale = rng.uniform(smallest, largest)
-        x, y = 0.5 + rng.uniform(-1, 1, 2) * max(0.1, 0.3 - 0.4 * scale)
-        tilt, turn = float(np.clip(rng.normal(0, 0.28), -0.7, 0.7)), 1 - 0.35 * rng.random() ** 2
+        x, y = 0.5 + rng.uniform(-1, 1, 2) * max(0.1, 0.29 - 0.4 * scale)
+        tilt, turn = float(np.clip(rng.normal(0, 0.25), -0.6, 0.6)), 1 - 0.35 * rng.random() ** 2
         return cls(x, y, scale, pick(rng, (-1, 1)), tilt, turn, rng.normal(0, 0.06))
 
     def place(self, points: ArrayLike) -> np.ndarray:
@@ -121,7 +121,7 @@ def band(x: float, width: float, lean: float = 0.0, bow: float = 0.0, bulge: flo
 
 def clownfish_look(rng: np.random.Generator) -> Look:
     """Mostly orange; black, brown and grey ones exist, so that colour alone does not decide."""
-    body = pick(rng, (pick(rng, ORANGES), (38, 33, 36), (120, 55, 35), (165, 155, 150)), (0.62, 0.14, 0.12, 0.12))
+    body = pick(rng, (pick(rng, ORANGES), (38, 33, 36), (120, 55, 35), (118, 112, 112)), (0.66, 0.14, 0.12, 0.08))
     fins = body if body in ORANGES or rng.random() < 0.6 else pick(rng, ((250, 150, 50), (60, 50, 50)))
     return Look(
         vary(rng, body, 9), vary(rng, fins, 9), marks=vary(rng, WHITE, 6), margin=vary(rng, BLACK, 5), opacity=255,
@@ -162,7 +162,7 @@ def clownfish_fins(p: Painter, d: float, r: float) -> None:
 def angelfish_look(rng: np.random.Generator) -> Look:
     """Orange, golden, silver, white, black or blue, always with darker stripes."""
     bodies = (pick(rng, ORANGES), (240, 190, 75), (192, 192, 186), (228, 218, 196), (84, 78, 80), (120, 150, 175))
-    body = pick(rng, bodies, (0.36, 0.15, 0.18, 0.09, 0.13, 0.09))
+    body = pick(rng, bodies, (0.38, 0.16, 0.18, 0.09, 0.1, 0.09))
     other = pick(rng, (pick(rng, ORANGES), (240, 190, 75), (60, 55, 60)))
     fins = mix(body, WHITE, rng.uniform(0, 0.6)) if rng.random() < 0.8 else other
     return Look(
