@@ -75,7 +75,7 @@ def main() -> None:
         for name, train in (("tinycnn", train_tinycnn), ("keras", train_keras)):
             accuracy = train(options.folder, options.epochs, seed)
             final[name].append(accuracy[-1])
-            print(f"{name:8} seed {seed}: test accuracy {accuracy[-1]:.4f} (best epoch {max(accuracy):.4f})", flush=True)
+            print(f"{name:8} seed {seed}: test accuracy {accuracy[-1]:.4f} (best {max(accuracy):.4f})", flush=True)
     print(json.dumps({name: {"mean": round(mean(values), 4), "runs": values} for name, values in final.items()}))
 
 

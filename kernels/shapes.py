@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 Pair = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
@@ -69,9 +70,9 @@ def windows(
 def pair(value: Pair, name: str) -> tuple[int, int]:
     """(value, value) of one number, or the two numbers given; both at least 1."""
     both = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(both) != 2 or not all(isinstance(v, int) and v >= 1 for v in both):
+    if len(both) != 2 or not all(isinstance(v, Integral) and v >= 1 for v in both):
         raise ShapeError(f"{name} {value!r} is not one or two whole numbers of at least 1")
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 def _pads(padding, image, reach, strides) -> tuple[tuple[int, int], tuple[int, int]]:

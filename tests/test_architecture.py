@@ -105,7 +105,7 @@ def own(path: Path) -> set[str]:
 def test_imports_follow_the_table(path):
     name = unit(module(path))
     if name.startswith("kernels"):
-        assert own(path) <= {"kernels.shapes", "kernels.reference"}, "kernels know shapes, the reference, and no tinycnn"
+        assert own(path) <= {"kernels.shapes", "kernels.reference"}, "kernels know shapes and the reference, no more"
         return
     assert name in MAY_IMPORT, f"{name}: a new module needs a row in MAY_IMPORT"
     forbidden = own(path) - MAY_IMPORT[name] - (FREE if name != "random" else set())

@@ -10,7 +10,6 @@ from tinycnn.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoin
 from tinycnn.errors import DataError, TinycnnError, UsageError
 from tinycnn.models import load_model
 
-defect = pytest.mark.xfail(strict=True, reason="a known defect: take the mark off when it is mended")
 X, Y = photos(8)
 
 
@@ -69,7 +68,6 @@ def test_the_best_weights_come_back(stops):
     assert not same_bits(model.get_weights(), keep.weights[2])
 
 
-@defect
 def test_early_stopping_serves_a_second_run_afresh():
     stop = EarlyStopping("number", patience=2)
     _fit(Script(0, 1, 1), stop, epochs=3)
@@ -102,7 +100,6 @@ def test_only_the_best_is_saved(tmp_path, mode, saved):
     assert sorted(int(p.stem) for p in tmp_path.iterdir()) == saved
 
 
-@defect
 @pytest.mark.parametrize("field", ["{nope}", "{epoch:zz}", "{"])
 def test_a_file_name_that_cannot_be_filled_is_one_clear_line(tmp_path, field):
     with pytest.raises(TinycnnError, match="ModelCheckpoint"):
@@ -136,7 +133,6 @@ def test_a_csv_log_can_go_on(tmp_path):
     assert "\r" not in path.read_text()
 
 
-@defect
 def test_a_csv_log_that_cannot_be_written_is_one_clear_line(tmp_path):
     with pytest.raises(DataError, match=r"log\.csv"):
         _fit(CSVLogger(tmp_path / "absent" / "log.csv"))

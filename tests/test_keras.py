@@ -17,8 +17,6 @@ torch = pytest.importorskip("torch")
 keras = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # in Keras
 
-defect = pytest.mark.xfail(strict=True, reason="a known defect: take the mark off when it is mended")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _threads():
@@ -123,7 +121,7 @@ def test_layers_give_what_keras_gives(kind, arguments):
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("name", ["BinaryCrossentropy", "CategoricalCrossentropy", "SparseCategoricalCrossentropy"])
-@pytest.mark.parametrize("from_logits", [False, pytest.param(True, marks=defect)])
+@pytest.mark.parametrize("from_logits", [False, True])
 def test_losses_of_probabilities_and_logits(name, classes, from_logits):
     rng = generator(0, "losses", classes)
     p = rng.random((40, classes)).astype(np.float32)

@@ -11,8 +11,6 @@ from tinycnn.layers import Activation, Conv2D, Dense, Flatten, Input, Layer, Max
 from tinycnn.models import Sequential
 from tinycnn.random import generator
 
-defect = pytest.mark.xfail(strict=True, reason="a known defect: take the mark off when it is mended")
-
 SIZES = [  # layer, shape in, shape out, multiply-adds, parameters
     (Conv2D(8, 3), (10, 12, 3), (8, 10, 8), 8 * 10 * 8 * 27, 27 * 8 + 8),
     (Conv2D(8, (3, 5), padding="same", use_bias=False), (10, 12, 3), (10, 12, 8), 120 * 8 * 45, 45 * 8),
@@ -84,7 +82,6 @@ def test_biases_start_at_zero_unless_told():
     assert not kernel.any()
 
 
-@defect
 @pytest.mark.parametrize("name", ["glorot_uniform", "he_uniform", "he_normal"])
 def test_a_bias_may_start_with_any_initializer(name):
     """Keras takes the length of a bias for both of its fans."""
@@ -120,7 +117,6 @@ def test_errors_name_the_layer(error, words, call):
     assert "\n" not in str(caught.value)
 
 
-@defect
 def test_sizes_may_be_numpys():
     assert Conv2D(np.int64(3), np.int64(3)).kernel_size == (3, 3)
     assert Dense(np.int32(3)).units == 3

@@ -24,7 +24,7 @@ class ArrayBatches:
     """Batches of arrays: x (N, ...), and y (N, ...) or None; each pass has a shuffled order of its own."""
 
     def __init__(self, x: Any, y: Any = None, batch_size: int = 32, shuffle: bool = False, seed: int = 0) -> None:
-        self.x, self.y = np.asarray(x), None if y is None else np.asarray(y)
+        self.x, self.y = _array("x", x), None if y is None else _array("y", y)
         if self.x.ndim < 2 or len(self.x) == 0:
             raise DataError(f"x of shape {self.x.shape} holds no samples; it must be (samples, ...)")
         if self.y is not None and self.y.shape[:1] != self.x.shape[:1]:
@@ -64,7 +64,7 @@ class StreamBatches:
         self.stream = stream
 
     def __len__(self) -> int:
-        raise UsageError("a generator has no length; say steps_per_epoch (or steps)")
+        raise UsageError("a generator has no length; say steps_per_epoch, validation_steps or steps")
 
     def batch(self, number: int) -> Any:
         try:
@@ -88,9 +88,24 @@ def as_batches(x: Any, y: Any = None, batch_size: int = 32, shuffle: bool = Fals
     raise DataError(f"data of type {type(x).__name__} is no array, image iterator, sequence or generator")
 
 
+def batches_of(data: Batches, steps: int | None) -> int:
+    """How many batches to take: `steps`, or all of one pass. Raises where there is none."""
+    count = len(data) if steps is None else steps
+    if count < 1:
+        raise DataError(f"no batches: {'the data is empty' if steps is None else f'{steps} steps'}")
+    return count
+
+
+def _array(name: str, data: Any) -> np.ndarray:
+    try:
+        return np.asarray(data)
+    except ValueError:  # rows of different lengths
+        raise DataError(f"{name} is no array: its parts have different shapes") from None
+
+
 def split_batch(batch: Any) -> Batch:
     """(x, y) of what a stream gave; y is None where it gave x alone."""
-    x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) else (batch, None)
+    x, y = (*batch, None)[:2] if isinstance(batch, tuple | list) else (batch, None)
     return np.asarray(x), None if y is None else np.asarray(y)
 
 

@@ -4,10 +4,11 @@ import csv
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from .models import Sequential
@@ -84,6 +85,10 @@ class _Watcher(Callback):
             raise UsageError(f"{type(self).__name__}: mode {mode!r} is not auto, min or max")
         larger_is_better = mode == "max" or (mode == "auto" and "acc" in monitor)
         self.monitor, self.sign, self.min_delta = monitor, 1 if larger_is_better else -1, abs(min_delta)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: any value is better than none."""
         self.best = -math.inf * self.sign
 
     def improved(self, logs: Logs) -> bool:
@@ -111,6 +116,9 @@ class EarlyStopping(_Watcher):
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         self.patience, self.restore_best_weights = patience, restore_best_weights
+
+    def on_train_begin(self) -> None:
+        self.forget()
         self.waited, self.stopped_epoch = 0, 0
         self.best_weights: list[Any] | None = None
 
@@ -142,7 +150,16 @@ class ModelCheckpoint(_Watcher):
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if not self.save_best_only or self.improved(logs):
-            self.model.save(self.filepath.format(epoch=epoch + 1, **logs))
+            self.model.save(self._file_name({"epoch": epoch + 1, **logs}))
+
+    def _file_name(self, fields: Mapping[str, float]) -> str:
+        try:
+            return self.filepath.format(**fields)
+        except (LookupError, ValueError) as error:
+            known = ", ".join(fields)
+            raise UsageError(
+                f"ModelCheckpoint: filepath {self.filepath!r}: {error}; its fields can be {known}"
+            ) from None
 
 
 class CSVLogger(Callback):
@@ -152,8 +169,11 @@ class CSVLogger(Callback):
         self.filename, self.separator, self.append = Path(filename), separator, append
 
     def on_train_begin(self) -> None:
-        if not self.append:
-            self.filename.write_text("")
+        try:
+            with self.filename.open("a" if self.append else "w"):
+                pass
+        except OSError as error:
+            raise DataError(f"{self.filename}: cannot be written ({error.strerror})") from None
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         is_new = not self.filename.exists() or self.filename.stat().st_size == 0

@@ -37,7 +37,9 @@ def zeros(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many inputs an output sees, and how many outputs an input reaches: (KH, KW, C, F) or (IN, OUT)."""
+    """How many inputs an output sees, and how many outputs an input reaches: (KH, KW, C, F), (IN, OUT) or (OUT,)."""
+    if len(shape) == 1:
+        return shape[0], shape[0]
     window = prod(shape[:-2])
     return window * shape[-2], window * shape[-1]
 
@@ -47,6 +49,6 @@ INITIALIZERS: dict[str, Initializer] = {f.__name__: f for f in (glorot_uniform, 
 
 def get(name: str) -> Initializer:
     """The initializer called `name`."""
-    if name not in INITIALIZERS:
+    if not isinstance(name, str) or name not in INITIALIZERS:
         raise UsageError(f"initializer {name!r} is unknown; use one of {', '.join(INITIALIZERS)}")
     return INITIALIZERS[name]

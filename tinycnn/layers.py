@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +37,10 @@ class Layer:
         self.input_shape = None if input_shape is None else _sizes(input_shape, f"{type(self).__name__}: input_shape")
         self.name = name
         self.weights: dict[str, Tensor] = {}
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """The names and shapes of the weights for inputs of this shape."""
+        return {}
 
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         """Make the weights for inputs of this shape."""
@@ -95,12 +100,15 @@ class _Weighted(Layer):
         self.kernel_initializer, self.bias_initializer = kernel_initializer, bias_initializer
         initializers.get(kernel_initializer), initializers.get(bias_initializer)
 
-    def _make_weights(self, kernel_shape: Shape, rng: np.random.Generator) -> None:
-        kernel = initializers.get(self.kernel_initializer)(kernel_shape, rng)
-        self.weights = {"kernel": Tensor(kernel, requires_grad=True)}
-        if self.use_bias:
-            bias = initializers.get(self.bias_initializer)(kernel_shape[-1:], rng)
-            self.weights["bias"] = Tensor(bias, requires_grad=True)
+    def _kernel_and_bias(self, kernel: Shape) -> dict[str, Shape]:
+        return {"kernel": kernel, "bias": kernel[-1:]} if self.use_bias else {"kernel": kernel}
+
+    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
+        start = {"kernel": self.kernel_initializer, "bias": self.bias_initializer}
+        self.weights = {
+            name: Tensor(initializers.get(start[name])(shape, rng), requires_grad=True)
+            for name, shape in self.weight_shapes(input_shape).items()
+        }
 
     def _weighted_steps(self, op: type[Op], attributes: dict[str, Any]) -> list[Step]:
         product = Step(op, (self.weights["kernel"], self.weights.get("bias")), attributes)
@@ -146,8 +154,8 @@ class Conv2D(_Weighted):
         self.padding = padding
         self._configure(activation, use_bias, kernel_initializer, bias_initializer)
 
-    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self._make_weights((*self.kernel_size, input_shape[2], self.filters), rng)
+    def weight_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return self._kernel_and_bias((*self.kernel_size, input_shape[2], self.filters))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         win = _windows(self, input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate)
@@ -233,8 +241,8 @@ class Dense(_Weighted):
         self.units = _count(units, "Dense: units")
         self._configure(activation, use_bias, kernel_initializer, bias_initializer)
 
-    def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
-        self._make_weights((input_shape[0], self.units), rng)
+    def weight_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return self._kernel_and_bias((input_shape[0], self.units))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
@@ -279,7 +287,7 @@ def _windows(layer: Layer, image: Shape, *geometry: Any) -> shapes.Windows:
 
 def _activation(name: str | None) -> str:
     name = "linear" if name is None else name
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UsageError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
     return name
 
@@ -290,9 +298,9 @@ def _activation_steps(name: str) -> list[Step]:
 
 
 def _count(value: int, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise UsageError(f"{what} {value!r} is not a whole number of at least 1")
-    return value
+    return int(value)
 
 
 def _sizes(shape: Sequence[int], what: str) -> Shape:

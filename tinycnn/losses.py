@@ -6,7 +6,7 @@ import numpy as np
 
 from . import ops
 from .errors import DataError, UsageError
-from .fused import Step
+from .fused import Step, fuse
 from .tensor import Tensor, TensorLike, no_grad
 
 
@@ -30,7 +30,7 @@ class Loss:
         """The loss of predictions (N, outputs), as a number."""
         with no_grad():
             value = y_pred if isinstance(y_pred, Tensor) else Tensor(np.asarray(y_pred))
-            for step in self.steps(self.labels(y_true, value.shape[-1])):
+            for step in fuse(self.steps(self.labels(y_true, value.shape[-1]))):
                 value = step(value)
         return value.item()
 
@@ -91,6 +91,8 @@ def _numbers(y_true: Any, name: str) -> np.ndarray:
         y = np.asarray(y_true, dtype=np.float32)
     except (TypeError, ValueError):
         raise DataError(f"{name}: labels are no numbers") from None
+    if y.ndim == 0:
+        raise DataError(f"{name}: labels of shape () are one number; there must be one for each sample")
     if not np.isfinite(y).all():
         raise DataError(f"{name}: labels hold NaN or infinity")
     return y
@@ -105,6 +107,6 @@ def get(loss: str | Loss) -> Loss:
     """A loss by name, or the loss itself."""
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise UsageError(f"loss {loss!r} is unknown; use one of {', '.join(LOSSES)}")
     return LOSSES[loss]()

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import layers as layer_types
 from . import losses, metrics, optimizers, storage
 from .backend import Backend, current, matrix_threads
-from .batches import Batches, as_batches, split_batch, validation_split
+from .batches import Batches, as_batches, batches_of, split_batch, validation_split
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
@@ -40,6 +39,7 @@ class Sequential:
         self.threshold = 0.5
         self.backend: Backend | None = None
         self.loss: losses.Loss | None = None
+        self.metrics: list[str] = []
         self.stop_training = False
         for layer in layers or ():
             self.add(layer)
@@ -48,45 +48,42 @@ class Sequential:
         """Put a layer at the end; the first one may say the `input_shape`, else the first data does."""
         if not isinstance(layer, Layer):
             raise UsageError(f"add: {layer!r} is no layer")
-        if not self.layers and layer.input_shape:
-            self.input_shape = layer.input_shape
+        input_shape = self.input_shape or (None if self.layers else layer.input_shape)
         if isinstance(layer, Input):
             if self.layers:
                 raise UsageError("add: Input must be the first layer")
+            self.input_shape = input_shape
             return
         alike = sum(type(other) is type(layer) for other in self.layers)
-        layer.name = layer.name or f"{layer.base_name}{f'_{alike}' if alike else ''}"
-        if any(other.name == layer.name for other in self.layers):
-            raise UsageError(f"add: two layers are called {layer.name!r}; give one another name")
+        name = layer.name or f"{layer.base_name}{f'_{alike}' if alike else ''}"
+        if any(other.name == name for other in self.layers):
+            raise UsageError(f"add: two layers are called {name!r}; give one another name")
+        if input_shape:
+            self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
+        layer.name, self.input_shape = name, input_shape
         self.layers.append(layer)
-        if self.input_shape:
-            try:
-                self._build_layer(len(self.layers) - 1)
-            except ShapeError:
-                self.layers.pop()
-                raise
 
     @property
     def built(self) -> bool:
         """Whether the shapes are known and the weights exist."""
-        return self.backend is not None
+        return self.input_shape is not None
 
     def build(self, input_shape: Sequence[int]) -> None:
         """Make all weights for samples of this shape (without the batch axis)."""
-        self.input_shape = tuple(input_shape)
-        for i in range(len(self.layers)):
-            self._build_layer(i)
+        shapes = self._shapes(tuple(input_shape))  # raises before anything is made
+        for i, (layer, shape) in enumerate(zip(self.layers, shapes[:-1], strict=True)):
+            self._build_layer(layer, i, shape)
+        self.input_shape = shapes[0]
 
-    def _build_layer(self, i: int) -> None:
-        shape = self._shapes(i)[-1]
-        self.layers[i].output_shape(shape)  # raises before weights are made
-        self.layers[i].build(shape, generator(self.seed, "weights", i))
+    def _build_layer(self, layer: Layer, i: int, shape: Shape) -> None:
+        layer.output_shape(shape)  # raises before weights are made
+        layer.build(shape, generator(self.seed, "weights", i))
         self.backend = current()
 
-    def _shapes(self, count: int | None = None) -> list[Shape]:
-        """The shape in front of each of the first `count` layers, and the one after them."""
-        shapes = [self.input_shape or ()]
-        for layer in self.layers[:count]:
+    def _shapes(self, input_shape: Shape | None = None) -> list[Shape]:
+        """The shape in front of each layer, and the one after the last."""
+        shapes = [input_shape or self.input_shape or ()]
+        for layer in self.layers:
             shapes.append(layer.output_shape(shapes[-1]))
         return shapes
 
@@ -171,7 +168,7 @@ class Sequential:
 
     def _input(self, x: Any) -> Tensor:
         x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
+        if x.ndim == 0 or x.dtype.kind not in "fiub":
             raise DataError(f"x of type {x.dtype} holds no numbers")
         if not self.built and self.layers:
             self.build(x.shape[1:])
@@ -187,8 +184,8 @@ class Sequential:
         if y is None:
             raise DataError("no labels: the data must give (x, y)")
         value = self._input(x)
-        if len(y) != len(value):
-            raise DataError(f"x has {len(value)} samples, y has {len(y)}; they must be as many")
+        if np.shape(y)[:1] != value.shape[:1]:
+            raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
         own = [step for layer in self.layers for step in layer.steps()]
         chain = own + loss.steps(loss.labels(y, self.output_shape[-1]))
         done, predictions = 0, np.empty(0)
@@ -238,7 +235,7 @@ class Sequential:
         batch_size: int = 32,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
@@ -253,17 +250,18 @@ class Sequential:
         Returns the History; its `history` has a list per name ("loss", "accuracy", "val_loss", ...).
         """
         self._compiled_loss()
-        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
-            raise UsageError(f"fit: epochs {epochs} and steps_per_epoch {steps_per_epoch} must be at least 1")
+        if epochs < 1 or initial_epoch < 0:
+            raise UsageError(f"fit: epochs {epochs} must be at least 1, initial_epoch {initial_epoch} at least 0")
         if validation_split:
             (x, y), validation_data = _split(x, y, validation_split)
         data = as_batches(x, y, batch_size, shuffle, self.seed)
         validation = None if validation_data is None else _validation(validation_data, batch_size)
-        steps = steps_per_epoch or len(data)
+        steps = batches_of(data, steps_per_epoch)
+        validation_steps = None if validation is None else batches_of(validation, validation_steps)
         self._take_over(data)
 
         history = History()
-        everyone: list[Callback] = [history, *callbacks, *_progress(verbose)]
+        everyone: list[Callback] = [history, *(callbacks or ()), *_progress(verbose)]
         for callback in everyone:
             callback.model, callback.params = self, {"epochs": epochs, "steps": steps}
         self.stop_training = False
@@ -291,7 +289,7 @@ class Sequential:
 
     def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
-        for number in _counted(steps or len(data), "Evaluating", verbose):
+        for number in _counted(batches_of(data, steps), "Evaluating", verbose):
             x, y = split_batch(data.batch(number))
             means.add(self.test_on_batch(x, y), len(x))
         return means.values()
@@ -308,6 +306,7 @@ class Sequential:
     ) -> Any:
         """Loss and metrics over data: a list in the order of `metrics_names` (the loss alone if there are no
         metrics), or a dict."""
+        self._compiled_loss()
         values = self._evaluate(as_batches(x, y, batch_size), steps, verbose)
         return values if return_dict else list(values.values()) if self.metrics else values["loss"]
 
@@ -316,7 +315,7 @@ class Sequential:
     ) -> np.ndarray:
         """The predictions for all samples (N, outputs)."""
         data = as_batches(x, None, batch_size)
-        numbers = _counted(steps or len(data), "Predicting", verbose)
+        numbers = _counted(batches_of(data, steps), "Predicting", verbose)
         return np.concatenate([self.predict_on_batch(split_batch(data.batch(number))[0]) for number in numbers])
 
     def _take_over(self, data: Any) -> None:
@@ -336,12 +335,20 @@ class Sequential:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Sequential":
         """A model with new weights from what `get_config` gave."""
-        model = cls([Input(config["input_shape"])], name=str(config["name"]))
+        model, input_shape = cls._unbuilt(config)
+        if input_shape:
+            model.build(input_shape)
+        return model
+
+    @classmethod
+    def _unbuilt(cls, config: dict[str, Any]) -> tuple["Sequential", Shape]:
+        """The model without weights, and its input shape."""
+        model = cls(name=str(config["name"]))
         for entry in config["layers"]:
-            if entry["class"] not in layer_types.Layer.registry:
+            if entry["class"] not in Layer.registry:
                 raise DataError(f"layer {entry['class']!r} is unknown")
             model.add(Layer.registry[entry["class"]](**entry["config"], name=str(entry["name"])))
-        return model
+        return model, Input(config["input_shape"]).input_shape or ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, with all that predicting needs. Raises UsageError, DataError."""
@@ -349,12 +356,14 @@ class Sequential:
 
     def save_checkpoint(self, path: str | os.PathLike[str], epoch: int) -> None:
         """Write what training needs to go on after `epoch` epochs: the model, and its optimizer's state."""
-        loss = self._compiled_loss()
+        loss, optimizer = self._compiled_loss(), type(self.optimizer)
+        if optimizer not in optimizers.OPTIMIZERS.values() or type(loss) not in losses.LOSSES.values():
+            raise UsageError("save_checkpoint: only tinycnn's own optimizers and losses can be saved")
         state = {OPTIMIZER + name: array for name, array in self.optimizer.named_arrays()}
         training = {
             "epoch": epoch,
             "seed": self.seed,
-            "optimizer": type(self.optimizer).__name__.lower(),
+            "optimizer": optimizer.__name__.lower(),
             "optimizer_config": self.optimizer.get_config(),
             "iterations": self.optimizer.iterations,
             "loss": loss.name,
@@ -407,12 +416,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, int]:
         loss = losses.LOSSES[training["loss"]](from_logits=bool(training["from_logits"]))
         model.compile(optimizer, loss, training["metrics"], fuse=bool(training["fuse"]))
         optimizer.restore(model.weights, int(training["iterations"]), state)
+        if training["epoch"] < 0:
+            raise DataError(f"epoch {training['epoch']}")
         return model, int(training["epoch"])
 
 
 def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequential:
     """The model that a file describes, with the weights it holds."""
-    model = Sequential.from_config(meaning["architecture"])
+    model, input_shape = Sequential._unbuilt(meaning["architecture"])
     names, threshold, preprocessing = meaning["class_names"], float(meaning["threshold"]), meaning["preprocessing"]
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise DataError("class names are no list of words")
@@ -420,11 +431,16 @@ def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequent
         raise DataError(f"threshold {threshold} is not between 0 and 1")
     model.class_names, model.threshold = names, threshold
     model.preprocessing = None if preprocessing is None else Preprocessing.from_dict(preprocessing)
-    wanted = {name: (a.shape, a.dtype) for name, a in model._named_weights().items()}
-    found = {name: (a.shape, a.dtype) for name, a in tensors.items()}
-    if wanted != found:
-        wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    wanted = {  # compared before any memory is taken
+        f"{layer.name}.{name}": size
+        for layer, shape in zip(model.layers, model._shapes(input_shape), strict=False)
+        for name, size in layer.weight_shapes(shape).items()
+    }
+    found = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
+    if wanted != found or len(found) != len(tensors):
+        wrong = sorted(name for name in wanted | tensors if wanted.get(name) != found.get(name))
         raise DataError(f"weights do not fit the architecture: {', '.join(wrong)}")
+    model.build(input_shape)
     model.set_weights([tensors[name] for name in wanted])
     return model
 
@@ -451,6 +467,8 @@ def _run(steps: list[Step], value: Tensor) -> np.ndarray:
 
 
 def _metrics(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise UsageError(f"metrics: give a list, [{names!r}]")
     for name in names:
         if name not in metrics.METRICS:
             raise UsageError(f"metric {name!r} is unknown; use {', '.join(metrics.METRICS)}")
@@ -464,21 +482,31 @@ def _split(x: Any, y: Any, share: float) -> Any:
 
 
 def _validation(data: Any, batch_size: int) -> Batches:
+    if isinstance(data, tuple) and len(data) != 2:
+        raise UsageError(f"validation_data has {len(data)} parts; it must be (x, y), or an iterator of batches")
     x, y = data if isinstance(data, tuple) else (data, None)
     return as_batches(x, y, batch_size)
 
 
 def _progress(verbose: str | int) -> list[Callback]:
-    level = (1 if sys.stderr.isatty() else 2) if verbose == "auto" else int(verbose)
+    level = _level(verbose)
     return [Progress(bar=level == 1)] if level else []
+
+
+def _level(verbose: str | int) -> int:
+    """0 silent, 1 a bar, 2 plain lines."""
+    if verbose == "auto":
+        return 1 if sys.stderr.isatty() else 2
+    if verbose not in (0, 1, 2):
+        raise UsageError(f"verbose {verbose!r} is not 0, 1, 2 or 'auto'")
+    return int(verbose)
 
 
 def _counted(steps: int, title: str, verbose: str | int) -> Iterable[int]:
     """The numbers of `steps` batches; with a bar that vanishes in the end if `verbose` says so."""
     from tqdm import tqdm
 
-    shown = sys.stderr.isatty() if verbose == "auto" else int(verbose) == 1
-    return tqdm(range(steps), title, unit="step", leave=False, disable=not shown)
+    return tqdm(range(steps), title, unit="step", leave=False, disable=_level(verbose) != 1)
 
 
 def _tell(callbacks: list[Callback], event: str, *arguments: Any) -> None:

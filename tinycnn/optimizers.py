@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import sqrt
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ class Optimizer:
         """One step, in place, along the weights' `.grad`. The weights must be the same at each call."""
         if not self.state:
             self._start(weights)
+        if any([a.shape for a in arrays] != [w.shape for w in weights] for arrays in self.state.values()):
+            raise UsageError(f"{type(self).__name__}: its state belongs to other weights; make a new optimizer")
         self.iterations += 1
         for i, weight in enumerate(weights):
             if weight.grad is not None:
@@ -43,6 +46,8 @@ class Optimizer:
 
     def restore(self, weights: Sequence[Tensor], iterations: int, arrays: dict[str, np.ndarray]) -> None:
         """Go on from a state whose arrays `named_arrays` gave. Raises DataError where they do not fit the weights."""
+        if iterations < 0:
+            raise DataError(f"{iterations} iterations")
         self.iterations = iterations
         if iterations:
             self._start(weights)
@@ -103,13 +108,13 @@ class SGD(Optimizer):
 
 
 def _positive(value: float, what: str) -> float:
-    if not 0 < value < float("inf"):
+    if not isinstance(value, Real) or not 0 < value < float("inf"):
         raise UsageError(f"{what} {value!r} is not above 0")
     return float(value)
 
 
 def _fraction(value: float, what: str) -> float:
-    if not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:
         raise UsageError(f"{what} {value!r} is not at least 0 and below 1")
     return float(value)
 
@@ -121,6 +126,7 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     """An optimizer by name, with its defaults, or the optimizer itself."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if str(optimizer).lower() not in OPTIMIZERS:
+    name = str(optimizer).lower()
+    if name not in OPTIMIZERS:
         raise UsageError(f"optimizer {optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[optimizer.lower()]()
+    return OPTIMIZERS[name]()

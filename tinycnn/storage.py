@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def write(path: FilePath, kind: str, tensors: dict[str, np.ndarray], meaning: di
     from safetensors.numpy import save
 
     path = Path(path)
-    if path.suffix in (".h5", ".hdf5", ".keras", ".pkl", ".pickle"):
+    if path.suffix.lower() in (".h5", ".hdf5", ".keras", ".pkl", ".pickle"):
         raise UsageError(f"{path}: tinycnn writes safetensors; call it {path.with_suffix('.safetensors').name}")
     metadata = {name: json.dumps(value) for name, value in meaning.items()} | {"format": kind, "version": VERSION}
     write_atomically(path, save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata))
@@ -77,10 +77,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+        temporary = None
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if temporary:
+            with suppress(OSError):
+                os.unlink(temporary)
 
 
 def _umask() -> int:
