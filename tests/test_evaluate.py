@@ -272,7 +272,6 @@ def test_backend_that_this_machine_has_not(two_classes, small_photos, capsys):
     assert line.count("\n") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="NaN is no JSON")
 def test_json_of_a_model_that_diverged(two_classes, small_photos, tmp_path, capsys):
     model = load_model(two_classes / "model.safetensors")
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])

@@ -58,14 +58,14 @@ def listing(photos: Path, images: int, tests: int, epochs: int) -> str:
     return text.replace("IMAGES", str(images)).replace("TESTS", str(tests)).replace("EPOCHS", str(epochs))
 
 
-@pytest.mark.parametrize("name", ["numpy", "numba"])
-def test_the_listing_runs(name, small_photos, capsys):
+@pytest.mark.parametrize(("name", "steps"), [("numpy", 1), ("numba", 3)])
+def test_the_listing_runs(name, steps, small_photos, capsys):
     use_backend(name)
     names: dict = {}
-    exec(listing(small_photos, images=100, tests=40, epochs=2), names)
+    exec(listing(small_photos, images=40 * steps + 10, tests=40, epochs=2), names)
     model = names["model"]
     assert model.count_params() == 813_217
-    assert model.optimizer.iterations == 2 * 2
+    assert model.optimizer.iterations == 2 * steps
     assert names["training_set"].class_indices == {"plain": 0, "stripes": 1}
     assert names["test_image"].shape == (1, 64, 64, 3)
     assert names["result"].shape == (1, 1)
@@ -119,7 +119,7 @@ def same_backend():
 
 @pytest.mark.slow
 def test_real_photographs(same_backend, real_images, tmp_path, capsys):
-    """83 photographs are few: enough to be better than a coin on the 36 others, not to be good."""
+    """83 photographs are few: enough to get most of the 36 others right (32 and 33 were seen), not all."""
     photos, out = real_images / "fish_photos", tmp_path / "run"
     assert train.main([str(photos), "--epochs", "40", "--batch-size", "16", "--strict", "--out", str(out)]) == 0
     capsys.readouterr()
@@ -127,4 +127,4 @@ def test_real_photographs(same_backend, real_images, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == 36
     right = sum(Path(row["path"]).parent.name == row["class"] for row in rows)
-    assert right >= 24, f"{right} of 36"
+    assert right >= 28, f"{right} of 36"

@@ -1,4 +1,4 @@
-"""The predict command: the forms of its output, what it does with what is no image, and that it prepares as training."""
+"""The predict command: the forms of its output, what it does with what is no image, its pictures as in training."""
 
 import csv
 import io
@@ -351,12 +351,10 @@ def test_model_and_path_must_be_said(capsys):
     assert_refused(2, ["PATH"], capsys, "model")
 
 
-@pytest.mark.xfail(strict=True, reason="the name of a model is printed raw")
 def test_name_of_a_missing_model_is_printed_harmlessly(album, tmp_path, capsys):
     assert_refused(3, [r"\x1b[31m"], capsys, tmp_path / "\x1b[31m", album)
 
 
-@pytest.mark.xfail(strict=True, reason="NaN is no JSON")
 def test_json_of_a_model_that_diverged(two_classes, album, tmp_path, capsys):
     spoilt(two_classes).save(tmp_path / "model.safetensors")
     run(tmp_path / "model.safetensors", album, "--format", "json")
@@ -370,7 +368,6 @@ def spoilt(run_folder: Path) -> Sequential:
     return model
 
 
-@pytest.mark.xfail(strict=True, reason="without a standard output there is nothing to flush, and a traceback")
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell's redirection")
 def test_closed_standard_output(two_classes, album):
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "tinycnn.predict", two_classes, album]

@@ -81,7 +81,7 @@ def test_the_sentence_on_the_first_weight_holds():
     exec(twelve_lines().replace("[[0.5]", f"[[{0.5 + float(step)}]"), raised)
     assert raised["loss"].item() - names["loss"].item() == pytest.approx(float(rise), abs=0.5e-5)
     assert float(rise) == pytest.approx(float(step) * float(slope), abs=0.5e-5)
-    assert f"{names['w.grad'] if 'w.grad' in names else np.asarray(names['w'].grad)[0, 0]:.4f}" == slope
+    assert f"{np.asarray(names['w'].grad)[0, 0]:.4f}" == slope
 
 
 def test_two_commands_need_nothing_but_python():
@@ -129,10 +129,10 @@ def test_nothing_is_left_to_fill_in():
     assert not re.search(r"@@|TODO|FIXME|XXX", README)
 
 
-HELP = (
-    "DATA --epochs --batch-size --steps-per-epoch --learning-rate --seed --backend --threads --image-size --no-augment "
-    "--validation-split --out --quiet --strict"
-).split()
+HELP = [
+    "DATA", "--epochs", "--batch-size", "--steps-per-epoch", "--learning-rate", "--seed", "--backend", "--threads",
+    "--image-size", "--no-augment", "--validation-split", "--out", "--quiet", "--strict",
+]  # fmt: skip
 
 
 def test_help_shows_every_option():

@@ -2,7 +2,7 @@
 
 import html.parser
 import math
-import xml.etree.ElementTree as xml
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_charts_are_well_formed_xml(tmp_path):
     charts = text.split("<svg")[1:]
     assert len(charts) == 2
     for chart in charts:
-        assert len(xml.fromstring("<svg" + chart.split("</svg>")[0] + "</svg>")) > 5
+        assert len(ElementTree.fromstring("<svg" + chart.split("</svg>")[0] + "</svg>")) > 5
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 300])
@@ -159,7 +159,7 @@ def test_a_huge_loss_stays_in_the_chart(report):
     assert all(0 <= y <= 240 for curve in points(page, "training") for _, y in curve)
 
 
-ODD_NAMES = ["<script>alert(1)</script>", "</table>", '"quoted" & \'single\'', "&lt;", "a b", "-x", "=1+1", "ñandú 🐟"]
+ODD_NAMES = ["<script>alert(1)</script>", "</table>", "\"quoted\" & 'single'", "&lt;", "a b", "-x", "=1+1", "ñandú 🐟"]
 
 
 def test_names_are_escaped(report):
@@ -173,7 +173,6 @@ def test_figures_are_escaped(report):
     assert ["a <b>", "<i>x</i>"] in report(figures={"a_<b>": "<i>x</i>"}).rows
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="such a name cannot be encoded")
 def test_names_that_are_not_text(report):
     assert report(names=["caf\udce9", "plain"]).rows[-1][0] == "plain"
 
@@ -182,7 +181,6 @@ def test_a_class_without_images(report):
     assert report(matrix=((0, 0), (2, 4))).rows[-2] == ["angelfish", "0", "0"]
 
 
-@pytest.mark.xfail(strict=True, reason="it shows Python's None")
 def test_a_figure_that_does_not_exist(report):
     assert "None" not in report(figures={"test_loss": None}).words
 

@@ -87,6 +87,10 @@ def use_backend(name: str) -> Backend:
     """Make `name` ("numpy", "numba", "cupy" or "auto") the backend of tensors made from now on."""
     global _current
     _current = get(name)
+    if _threads is None and (wanted := os.environ.get("TINYCNN_NUM_THREADS")):
+        if not wanted.isdecimal():
+            raise UsageError(f"TINYCNN_NUM_THREADS: {wanted!r} is not a whole number")
+        set_threads(int(wanted))
     if _current.name == "numba" and _threads is not None:
         set_threads(_threads)
     return _current

@@ -19,7 +19,9 @@ exit codes:
   1    out of memory
   2    an argument, backend or size that cannot be used
   3    data or a model file that is missing, damaged or does not fit
+  4    the loss became infinite or no number
   130  interrupted
+  141  the reader of the output went away
 """
 MODEL_FILE = "model.safetensors"
 
@@ -43,13 +45,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_code, f"{self.prog}: {message} (--help shows the usage)\n")
+        self.exit(UsageError.exit_code, f"{self.prog}: {show(message)} (--help shows the usage)\n")
 
     def add_machine_options(self) -> None:
         """--backend and --threads."""
         self.add_argument(
-            "--backend", default="auto", choices=("auto", *backend.NAMES),
-            help="what computes: numba is the fast one on a CPU, numpy the reference; auto takes the best there is",
+            "--backend", default=os.environ.get("TINYCNN_BACKEND", "auto"), choices=("auto", *backend.NAMES),
+            help="what computes: numba is the fast one on a CPU, numpy the reference; auto, the default unless "
+            "TINYCNN_BACKEND names another, takes the best there is",
         )  # fmt: skip
         self.add_argument("--threads", type=whole_number(1), help="how many threads to use (default: every core)")
 
@@ -65,22 +68,31 @@ def use_machine(arguments: argparse.Namespace) -> None:
     backend.use_backend(arguments.backend)
 
 
-def run(command: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequence[str] | None) -> int:
-    """Run a command; what a user can mend becomes one line on standard error and an exit code."""
+def run(
+    command: Callable[[argparse.Namespace], None],
+    parser: Parser,
+    argv: Sequence[str] | None,
+    partial_output_is_done: bool = True,
+) -> int:
+    """Run a command; what a user can mend becomes one line on standard error and an exit code.
+
+    `partial_output_is_done`: a reader that goes, such as `head`, has seen enough, and the command has done its work.
+    """
     for stream in (sys.stdout, sys.stderr):  # a file name need not be valid text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     arguments = parser.parse_args(argv)
     try:
         command(arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed
+            sys.stdout.flush()
         return 0
     except (TinycnnError, ShapeError) as error:
         code = error.exit_code if isinstance(error, TinycnnError) else UsageError.exit_code
         return _fail(parser, str(error), code)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if partial_output_is_done else _fail(parser, "stopped: nobody reads the output any more", 141)
     except KeyboardInterrupt:
         return _fail(parser, "interrupted", 130)
     except MemoryError:
@@ -90,7 +102,7 @@ def run(command: Callable[[argparse.Namespace], None], parser: Parser, argv: Seq
 
 
 def _fail(parser: Parser, message: str, code: int) -> int:
-    print(f"{parser.prog}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{parser.prog}: {show(message)}", file=sys.stderr)
     return code
 
 

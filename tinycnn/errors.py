@@ -2,7 +2,7 @@
 
 from .kernels.shapes import ShapeError
 
-__all__ = ["BackendError", "DataError", "ModelFileError", "ShapeError", "TinycnnError", "UsageError"]
+__all__ = ["BackendError", "DataError", "DivergenceError", "ModelFileError", "ShapeError", "TinycnnError", "UsageError"]
 
 
 class TinycnnError(Exception):
@@ -25,6 +25,12 @@ class DataError(TinycnnError, ValueError):
     """A folder, image, array or label does not fit."""
 
     exit_code = 3
+
+
+class DivergenceError(TinycnnError):
+    """Training ended in numbers that are no numbers."""
+
+    exit_code = 4
 
 
 class ModelFileError(DataError):

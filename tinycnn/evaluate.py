@@ -87,7 +87,7 @@ def measure(model: Sequential, data: DirectoryIterator) -> dict[str, Any]:
     return {
         "images": len(true),
         "skipped": len(data.skipped),
-        "loss": loss(true, outputs),
+        "loss": _or_none(loss(true, outputs)),
         "accuracy": float(np.trace(matrix) / len(true)),
         "classes": {
             name: {"precision": _or_none(precision[i]), "recall": _or_none(recall[i]), "images": int(matrix[i].sum())}
@@ -102,14 +102,14 @@ def _table(result: dict[str, Any]) -> str:
     width = max(len("class"), *map(len, names))
     lines = [
         f"images    {result['images']}" + (f" ({result['skipped']} skipped)" if result["skipped"] else ""),
-        f"loss      {result['loss']:.4f}",
+        f"loss      {_decimal(result['loss'])}",
         f"accuracy  {result['accuracy']:.4f}",
         "",
         f"{'class':{width}}  precision  recall  images",
     ]
     for name, row in zip(names, result["classes"].values(), strict=True):
         lines.append(
-            f"{name:{width}}  {_percent(row['precision']):>9}  {_percent(row['recall']):>6}  {row['images']:6}"
+            f"{name:{width}}  {_decimal(row['precision']):>9}  {_decimal(row['recall']):>6}  {row['images']:6}"
         )
     cell = max(5, *map(len, names))
     lines += ["", "confusion matrix: rows are the true class, columns the predicted one"]
@@ -120,10 +120,10 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    return float(value) if math.isfinite(value) else None
 
 
-def _percent(value: float | None) -> str:
+def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -496,7 +496,7 @@ def _progress(verbose: str | int) -> list[Callback]:
 def _level(verbose: str | int) -> int:
     """0 silent, 1 a bar, 2 plain lines."""
     if verbose == "auto":
-        return 1 if sys.stderr.isatty() else 2
+        return 1 if sys.stderr and sys.stderr.isatty() else 2
     if verbose not in (0, 1, 2):
         raise UsageError(f"verbose {verbose!r} is not 0, 1, 2 or 'auto'")
     return int(verbose)

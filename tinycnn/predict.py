@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,8 +98,12 @@ def _write_csv(rows: list[Prediction]) -> None:
 
 
 def _write_json(rows: list[Prediction]) -> None:
-    items = [{"path": row.path, "class": row.class_name, "probability": row.probability} for row in rows]
+    items = [{"path": row.path, "class": row.class_name, "probability": _or_none(row.probability)} for row in rows]
     print(json.dumps(items, indent=2))
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON knows no NaN
 
 
 if __name__ == "__main__":

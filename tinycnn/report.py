@@ -52,7 +52,7 @@ def write_report(
 {_matrix_table(matrix, class_names)}
 </body></html>
 """
-    write_atomically(path, page)
+    write_atomically(path, page.encode(errors="backslashreplace"))  # a folder name need not be text
 
 
 def _chart(training: Sequence[float], test: Sequence[float], low: float, high: float) -> str:
@@ -94,4 +94,6 @@ def _matrix_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else escape(f"{value}")

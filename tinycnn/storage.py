@@ -29,7 +29,15 @@ def write(path: FilePath, kind: str, tensors: dict[str, np.ndarray], meaning: di
     if path.suffix.lower() in (".h5", ".hdf5", ".keras", ".pkl", ".pickle"):
         raise UsageError(f"{path}: tinycnn writes safetensors; call it {path.with_suffix('.safetensors').name}")
     metadata = {name: json.dumps(value) for name, value in meaning.items()} | {"format": kind, "version": VERSION}
-    write_atomically(path, save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata))
+    write_atomically(path, _in_order(save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with a sorted header: safetensors orders metadata at random, and equal models make equal files."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # numbers stay aligned
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

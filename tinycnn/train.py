@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import json
 import math
 import os
 import sys
@@ -12,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tomli_w
+
 from . import __version__, callbacks, storage
 from .backend import current
 from .cli import MODEL_FILE, Parser, fraction, positive_number, run, some_names, use_machine, whole_number
-from .errors import DataError, UsageError
+from .errors import DataError, DivergenceError, UsageError
 from .folders import train_and_test_folders
 from .layers import Conv2D, Dense, Flatten, MaxPooling2D
 from .metrics import confusion_matrix, predicted_classes
@@ -24,6 +26,7 @@ from .optimizers import Adam
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
 from .preprocessing.load import show
 from .preprocessing.scan import class_folders
+from .preprocessing.settings import LARGEST_SIZE
 from .report import write_report
 
 SMALLEST_IMAGE = 10  # what two 3x3 convolutions and two poolings need
@@ -43,6 +46,7 @@ the run folder holds
   config.toml             every setting of this run
   metrics.json            test loss, test accuracy, epochs, images, seconds
   report.html             curves and confusion matrix
+  skipped.txt             the images that could not be read, if any
 
 """
 
@@ -71,15 +75,13 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run(train, parser(), argv)
+    return run(train, parser(), argv, partial_output_is_done=False)
 
 
 def train(options: argparse.Namespace) -> None:
     """Read the images, train, test, and write the run folder."""
-    if options.image_size < SMALLEST_IMAGE:
-        raise UsageError(
-            f"--image-size {options.image_size} is too small for this network; use {SMALLEST_IMAGE} or more"
-        )
+    if not SMALLEST_IMAGE <= options.image_size <= LARGEST_SIZE:
+        raise UsageError(f"--image-size {options.image_size}: use {SMALLEST_IMAGE} to {LARGEST_SIZE}")
     out = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     _check_is_free(out)
     use_machine(options)
@@ -89,8 +91,9 @@ def train(options: argparse.Namespace) -> None:
         model = fish_network(options.image_size, len(training.class_indices), options.seed)
         model.compile(Adam(options.learning_rate), _loss(training), ["accuracy"])
         _make_run_folder(out)
-        storage.write_atomically(out / "config.toml", _toml(_settings(options, training)))
-        print(f"Training on {training.n} images, backend {current().name}; run folder: {out}")
+        storage.write_atomically(out / "config.toml", tomli_w.dumps(_settings(options, training)))
+        _list_skipped(out / "skipped.txt", training.skipped + test.skipped)
+        print(f"Training on {training.n} images, backend {current().name}; run folder: {show(out)}")
         history = _fit(model, training, test, options, out)
         _finish(model, training, test, history, out, time.perf_counter() - began)
 
@@ -115,14 +118,24 @@ def fish_network(image_size: int, classes: int, seed: int = 0) -> Sequential:
 def _fit(
     model: Sequential, training: DirectoryIterator, test: DirectoryIterator, options: argparse.Namespace, out: Path
 ) -> callbacks.History:
-    return model.fit(
-        training,
-        epochs=options.epochs,
-        steps_per_epoch=options.steps_per_epoch,
-        validation_data=test,
-        verbose=0 if options.quiet else "auto",
-        callbacks=[callbacks.CSVLogger(out / "history.csv"), Checkpoint(out / "checkpoint.safetensors")],
-    )
+    log, checkpoint = callbacks.CSVLogger(out / "history.csv"), Checkpoint(out / "checkpoint.safetensors")
+    with np.errstate(all="ignore"):  # a diverging loss is told once, by StopAtDivergence
+        return model.fit(
+            training,
+            epochs=options.epochs,
+            steps_per_epoch=options.steps_per_epoch,
+            validation_data=test,
+            verbose=0 if options.quiet else "auto",
+            callbacks=[StopAtDivergence(), log, checkpoint],
+        )
+
+
+class StopAtDivergence(callbacks.Callback):
+    """Ends training at the first loss that is no number: nothing after it could be right."""
+
+    def on_train_batch_end(self, batch: int, logs: callbacks.Logs) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise DivergenceError(f"the loss is {logs['loss']} at step {batch + 1}: try a smaller --learning-rate")
 
 
 class Checkpoint(callbacks.Callback):
@@ -160,8 +173,8 @@ def _finish(
     matrix = confusion_matrix(test.classes, predicted, len(test.class_indices))
     write_report(out / "report.html", history.history, matrix, list(test.class_indices), figures)
     print(f"Test accuracy: {test_accuracy:.4f} ({test.n} images)")
-    print(f"Model: {out / MODEL_FILE}")
-    print(f"Report: {out / 'report.html'}")
+    print(f"Model: {show(out / MODEL_FILE)}")
+    print(f"Report: {show(out / 'report.html')}")
 
 
 def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIterator]:
@@ -177,7 +190,7 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
         "strict": options.strict,
         "interpolation": "bilinear",
     }
-    class_mode = _class_mode(train_folder)
+    class_mode = _class_mode(train_folder, test_folder)
     training = generator.flow_from_directory(
         train_folder, class_mode=class_mode, subset="training" if split else None, **flow
     )
@@ -188,11 +201,9 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
         shuffle=False,
         **flow,
     )
-    if training.class_indices != test.class_indices:
-        raise DataError(
-            f"{show(test_folder)}: its classes ({some_names(test.class_indices)}) are not those of "
-            f"{show(train_folder)} ({some_names(training.class_indices)})"
-        )
+    absent = [name for name, i in test.class_indices.items() if not (np.asarray(test.classes) == i).any()]
+    if absent:
+        print(f"no test image of {some_names(absent)}: add images, or raise --validation-split", file=sys.stderr)
     print("Classes: " + ", ".join(f"{show(name)} = {number}" for name, number in training.class_indices.items()))
     return training, test
 
@@ -208,10 +219,15 @@ def _folders(options: argparse.Namespace) -> tuple[Path, Path, float]:
     return (training, test, 0.0) if test else (training, training, options.validation_split)
 
 
-def _class_mode(folder: Path) -> str:
-    classes = class_folders(str(folder), None)
+def _class_mode(folder: Path, test_folder: Path) -> str:
+    classes, test_classes = (class_folders(str(f), None) for f in (folder, test_folder))
     if len(classes) == 1:
-        raise DataError(f"{folder}: only one class, {show(classes[0])}; add a folder with images of another")
+        raise DataError(f"{show(folder)}: only one class, {show(classes[0])}; add a folder with images of another")
+    if classes != test_classes:
+        raise DataError(
+            f"{show(test_folder)}: its classes ({some_names(test_classes)}) are not those of "
+            f"{show(folder)} ({some_names(classes)})"
+        )
     return "binary" if len(classes) == 2 else "categorical"
 
 
@@ -220,7 +236,7 @@ def _loss(data: DirectoryIterator) -> str:
 
 
 def _check_is_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists already; choose another folder, so that no run is overwritten")
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -229,26 +245,32 @@ def _check_is_free(out: Path) -> None:
 
 def _make_run_folder(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=out.is_dir() and not any(out.iterdir()))
     except OSError as error:
         raise DataError(f"--out {out}: cannot be made ({error.strerror})") from None
 
 
 def _settings(options: argparse.Namespace, data: DirectoryIterator) -> dict[str, Any]:
-    chosen = {name: value for name, value in vars(options).items() if value is not None}
+    """Every setting that was in force, with names that text can hold."""
+    chosen = {name: _text(v) if isinstance(v, Path) else v for name, v in vars(options).items() if v is not None}
     return {
         **chosen,
-        "data": str(Path(data.directory).resolve()),
+        "data": _text((options.data or Path(data.directory).parent).resolve()),
         "backend": current().name,
-        "classes": list(data.class_indices),
+        "classes": [_text(name) for name in data.class_indices],
         "tinycnn": __version__,
     }
 
 
-def _toml(settings: dict[str, Any]) -> str:
-    """Flat settings as TOML, whose strings, numbers and lists of strings are written as JSON's."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in sorted(settings.items())}
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in plain.items())
+def _text(name: str | Path) -> str:
+    """A name as text: what is not valid UTF-8 in it is escaped."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+def _list_skipped(file: Path, skipped: list[tuple[str, str]]) -> None:
+    """The file that names every image left out, with the reason, where there is one."""
+    if skipped:
+        storage.write_atomically(file, "".join(f"{show(path)}: {reason}\n" for path, reason in skipped))
 
 
 if __name__ == "__main__":
