@@ -14,7 +14,8 @@ COMMANDS = {"train", "predict", "evaluate", "explain"}
 FREE = {"random", "errors"}  # open to every module of the package
 ENGINE = {"tensor", "backend", "kernels.shapes"}
 OPS = ENGINE | {"ops", "fused"}
-TRAINING = {"layers", "losses", "metrics", "optimizers", "initializers", "callbacks", "batches", "storage", "report"}
+FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
+TRAINING = FRONT | {"callbacks", "batches", "storage", "report", "summary"}
 COMMAND = {"__init__", "backend", "models", "datasets", "preprocessing", "cli", "folders", "trace"} | TRAINING
 
 # Each module, and what it may import of the package; modules of a folder go by the folder's name.
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "initializers": {"backend"},
     "layers": OPS | {"initializers"},
     "losses": OPS,
+    "summary": {"layers"},
     "metrics": OPS,
     "optimizers": ENGINE,
     "storage": set(),

@@ -516,8 +516,10 @@ class TestBatches:
         state = np.random.get_state()[1].copy()
         first = flow(tree, AUGMENTED).batch(2)[0]
         assert np.array_equal(np.random.get_state()[1], state)
+        before = np.random.get_state()
         np.random.random(5)
         assert np.array_equal(flow(tree, AUGMENTED).batch(2)[0], first)
+        np.random.set_state(before)
 
     def test_stream_and_sequence(self, tree):
         it, fresh = flow(tree, AUGMENTED), flow(tree, AUGMENTED)

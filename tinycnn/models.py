@@ -16,6 +16,7 @@ from .fused import FusedOp, Step, fuse
 from .layers import Input, Layer, Shape
 from .preprocessing.settings import Preprocessing
 from .random import generator
+from .summary import summary
 from .tensor import Tensor, no_grad
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
@@ -120,30 +121,7 @@ class Sequential:
         """Print layers, output shapes, parameters and multiply-adds for one sample."""
         if not self.built:
             raise UsageError("summary: no shapes yet; give the first layer an input_shape, or fit the model")
-        rows = [("Layer (type)", "Output shape", "Parameters", "Multiply-adds")]
-        shapes, total = self._shapes(), 0
-        for layer, before, after in zip(self.layers, shapes[:-1], shapes[1:], strict=True):
-            cost = layer.multiply_adds(before)
-            total += cost
-            count = sum(weight.data.size for weight in layer.weights.values())
-            rows.append(
-                (
-                    f"{layer.name} ({type(layer).__name__})",
-                    f"(None, {', '.join(map(str, after))})",
-                    f"{count:,}",
-                    f"{cost:,}",
-                )
-            )
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        print(f'Model: "{self.name}", input (None, {", ".join(map(str, shapes[0]))})')
-        for i, (layer_name, shape, *numbers) in enumerate(rows):
-            cells = [layer_name.ljust(widths[0]), shape.ljust(widths[1])]
-            print("  ".join(cells + [n.rjust(w) for n, w in zip(numbers, widths[2:], strict=True)]).rstrip())
-            if i == 0:
-                print("-" * (sum(widths) + 6))
-        size = self.count_params()
-        print(f"Parameters: {size:,} ({size * 4 / 2**20:.2f} MiB)")
-        print(f"Multiply-adds for one sample: {total:,}")
+        print(summary(self.name, self.layers, self._shapes()))
 
     def compile(
         self,

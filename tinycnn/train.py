@@ -166,7 +166,7 @@ def _finish(
         "images": training.n,
         "test_images": test.n,
         "skipped_images": len(training.skipped) + len(test.skipped),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
     }
     storage.write_atomically(out / "metrics.json", storage.to_json(figures))
     predicted = predicted_classes(model.predict(test), model.threshold)
