@@ -35,6 +35,14 @@ def photo(height, width, channels=3, seed=0):
     return np.clip(127 + 90 * waves + rng.normal(0, 20, waves.shape), 0, 255).round().astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def keras_draws_from_the_global_state():
+    """Keras's generator seeds and uses NumPy's global random state; other tests want it as it was."""
+    state = np.random.get_state()
+    yield
+    np.random.set_state(state)
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Three classes of files in several formats, modes and sizes, some in folders of their own."""
