@@ -236,6 +236,32 @@ def _pools() -> list[Case]:
     ]
 
 
+def _fused_convolutions() -> list[Case]:
+    """Sizes on and off the grain of a compiled tile (8 pixels, 32 filters), and attributes that no kernel takes."""
+    rows: list[tuple[str, tuple, tuple, dict[str, Any]]] = [
+        ("usual", (2, 8, 8, 3), (3, 3, 3, 4), {}),
+        ("on the grain", (1, 5, 18, 2), (2, 3, 2, 32), {}),
+        ("more filters than a tile", (1, 4, 5, 1), (2, 2, 1, 33), {}),
+        ("wide windows", (1, 4, 6, 12), (3, 3, 12, 2), {}),
+        ("odd image", (2, 8, 7, 2), (3, 2, 2, 3), {}),
+        ("same, stride", (2, 9, 8, 2), (3, 3, 2, 3), {"padding": "same", "strides": (2, 1)}),
+        ("padded unevenly", (1, 6, 5, 1), (3, 3, 1, 2), {"padding": ((0, 2), (1, 0))}),
+        ("overlapping pool", (1, 8, 8, 1), (3, 3, 1, 2), {"pool_size": 3, "pool_strides": 1}),
+        ("oblong pool with gaps", (1, 9, 9, 2), (2, 2, 2, 2), {"pool_size": (1, 2), "pool_strides": (2, 3)}),
+        ("padded pool", (1, 6, 6, 1), (2, 2, 1, 2), {"pool_padding": "same"}),
+        ("dilated", (1, 8, 8, 1), (2, 2, 1, 2), {"dilation": 2}),
+        ("one position", (3, 4, 4, 2), (3, 3, 2, 3), {}),
+    ]
+    oracle, torch = oracles.conv_relu_max_pool2d, oracles.torch_conv_relu_max_pool2d
+    found = []
+    for about, x, w, attributes in rows:
+        k = max(w[0] * w[1] * w[2], w[0] * w[1] * w[3], x[0] * x[1] * x[2])
+        found.append(
+            Case("ConvReLUMaxPool2D", about, (normal(*x), normal(*w), normal(w[3])), oracle, torch, attributes, k)
+        )
+    return [*found, Case("ConvReLUMaxPool2D", "no bias", (normal(2, 6, 6, 2), normal(3, 3, 2, 2)), oracle, torch, k=72)]
+
+
 def _activations() -> list[Case]:
     return [
         Case("ReLU", "images", (spaced(2, 3, 3, 2),), lambda x: (x + abs(x)) / 2, lambda t, x: t.relu(x)),
@@ -301,5 +327,6 @@ def _torch_cce(torch, p, y):
 
 
 CASES = [
-    *_arithmetic(), *_products(), *_reductions(), *_shapes(), *_convolutions(), *_pools(), *_activations(), *_losses(),
+    *_arithmetic(), *_products(), *_reductions(), *_shapes(), *_convolutions(), *_pools(),
+    *_fused_convolutions(), *_activations(), *_losses(),
 ]  # fmt: skip

@@ -59,6 +59,11 @@ def max_pool2d(x, *, size=2, strides=None, padding="valid"):
     return y
 
 
+def conv_relu_max_pool2d(x, w, b=None, *, pool_size=2, pool_strides=None, pool_padding="valid", **convolution):
+    y = np.maximum(conv2d(x, w, b, **convolution), 0)
+    return max_pool2d(y, size=pool_size, strides=pool_strides, padding=pool_padding)
+
+
 def _torch_pads(x, kernel, strides, dilation, padding) -> tuple[int, ...]:
     rows, columns = (pads(*axis) for axis in axes(x.shape[1:3], kernel, strides, dilation, padding))
     return *columns, *rows  # torch counts axes from the last
@@ -76,3 +81,10 @@ def torch_max_pool2d(torch, x, *, size=2, strides=None, padding="valid"):
     around = _torch_pads(x, size, size if strides is None else strides, 1, padding)
     planes = torch.nn.functional.pad(x.permute(0, 3, 1, 2), around, value=-np.inf)  # (N, C, H, W)
     return torch.nn.functional.max_pool2d(planes, size, strides).permute(0, 2, 3, 1)  # (N, OH, OW, C)
+
+
+def torch_conv_relu_max_pool2d(
+    torch, x, w, b=None, *, pool_size=2, pool_strides=None, pool_padding="valid", **convolution
+):
+    y = torch.relu(torch_conv2d(torch, x, w, b, **convolution))
+    return torch_max_pool2d(torch, y, size=pool_size, strides=pool_strides, padding=pool_padding)

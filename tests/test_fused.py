@@ -6,7 +6,14 @@ from cases import CASES
 from checks import EXACT, assert_near, output_gradient, run
 
 from tinycnn import Tensor, fused, ops, use_backend
-from tinycnn.fused import FUSIONS, FusedOp, SigmoidBinaryCrossEntropy, SoftmaxCategoricalCrossEntropy, Step
+from tinycnn.fused import (
+    FUSIONS,
+    ConvReLUMaxPool2D,
+    FusedOp,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCategoricalCrossEntropy,
+    Step,
+)
 from tinycnn.tensor import Op
 
 FUSED_CASES = [case for case in CASES if issubclass(Op.registry[case.op], FusedOp)]
@@ -34,6 +41,29 @@ def test_fused_equals_plain(case):
     plain.backward(output_gradient(y.shape))
     for g, x in zip(gradients, leaves, strict=True):
         assert_near(g, x.grad, EXACT)
+
+
+@pytest.mark.parametrize("case", [c for c in FUSED_CASES if c.op == "ConvReLUMaxPool2D"], ids=lambda case: case.about)
+def test_convolution_runs_fused_where_its_kernel_fits(case):
+    """Else the comparisons with the reference would compare the plain ops with themselves."""
+    without = case.attributes.get("dilation") or case.attributes.get("pool_padding")
+    y, _ = run(case, "numba", np.float32)
+    assert y.op.name == ("MaxPool2D" if without else "ConvReLUMaxPool2D")
+    assert run(case, "numba")[0].op.name == run(case)[0].op.name == "MaxPool2D"
+
+
+def test_fused_convolution_stops_what_relu_stops_and_keeps_nan():
+    use_backend("numba")
+    x = np.zeros((1, 3, 3, 1), np.float32)
+    w = Tensor(np.ones((2, 2, 1, 1), np.float32), requires_grad=True)
+    zero = Tensor(x, requires_grad=True)
+    ConvReLUMaxPool2D.apply(zero, w).backward([[[[1.0]]]])
+    assert not zero.grad.any()
+    assert not w.grad.any()
+    x[0, 2, 2] = np.nan
+    for size, wanted in ((1, [[0, 0], [0, np.nan]]), (2, [[np.nan]])):
+        y = ConvReLUMaxPool2D.apply(Tensor(x), w, pool_size=size)
+        np.testing.assert_array_equal(y.data[0, :, :, 0], np.array(wanted, np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

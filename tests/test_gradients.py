@@ -21,6 +21,8 @@ def test_an_input_alone_gets_its_gradient_and_the_others_none(case):
         y, alone = run(case, wanted=wanted)
         assert [x is not None for x in alone] == wanted
         assert_near(alone[i], g, EXACT)
+        if y.op.name != case.op:
+            continue  # a fused op without a kernel here: its parts were asked, each in its own rows
         computed = [x is not None for x in y.op.backward(output_gradient(y.shape))]
         assert computed == wanted, f"backward computed {computed}, wanted {wanted}"
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import ops
 from .backend import current
+from .kernels import shapes
 from .tensor import Op, Tensor, TensorLike
 
 
@@ -26,7 +28,7 @@ class Step:
 class FusedOp(Op):
     """An op that stands for the chain `parts`; its inputs are theirs, in order.
 
-    Where the backend has no kernel called `kernel`, `plain` runs instead.
+    Where the backend has no kernel called `kernel`, or `fits` says that it cannot take these inputs, `plain` runs.
     """
 
     parts: ClassVar[tuple[type[Op], ...]]
@@ -38,12 +40,68 @@ class FusedOp(Op):
         raise NotImplementedError
 
     @classmethod
+    def fits(cls, inputs: Sequence[Any], attributes: dict[str, Any]) -> bool:
+        """Whether the kernel can take these inputs and attributes."""
+        return True
+
+    @classmethod
+    def merged(cls, attributes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The fused op's attributes from those of its parts."""
+        return {name: value for part in attributes for name, value in part.items()}
+
+    @classmethod
     def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
         home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
         types = [x.dtype for x in inputs if isinstance(x, Tensor | np.ndarray)]
-        if cls.kernel and not home.for_dtype(np.result_type(*types)).has(cls.kernel):
+        kernels = home.for_dtype(np.result_type(*types)) if types else home
+        if cls.kernel and not (kernels.has(cls.kernel) and cls.fits(inputs, attributes)):
             return cls.plain(*inputs, **attributes)
         return super().apply(*inputs, **attributes)
+
+
+class ConvReLUMaxPool2D(FusedOp):
+    """max_pool2d(relu(conv2d(x, w, b))), without ever storing what the pool reads.
+
+    Pooling sends each gradient to one position and ReLU stops some, so backward does a fraction of a convolution's
+    work. The pool's attributes have `pool_` in front, its window is `pool_size`.
+    """
+
+    parts = (ops.Conv2D, ops.ReLU, ops.MaxPool2D)
+    kernel = "conv_relu_max_pool2d"
+
+    @classmethod
+    def plain(cls, x, w, b=None, *, strides=1, padding="valid", dilation=1, **pool):
+        pool = {name.removeprefix("pool_"): value for name, value in pool.items()}
+        y = ops.conv2d(x, w, b, strides=strides, padding=padding, dilation=dilation)
+        return ops.max_pool2d(ops.relu(y), **pool)
+
+    @classmethod
+    def merged(cls, attributes):
+        convolution, _, pool = attributes
+        return convolution | {f"pool_{name}": value for name, value in pool.items()}
+
+    @classmethod
+    def fits(cls, inputs, attributes):
+        numbers = all(x.dtype == np.float32 for x in inputs if isinstance(x, Tensor | np.ndarray))
+        dilated = shapes.pair(attributes.get("dilation", 1), "dilation") != (1, 1)
+        taps = prod(shapes.pair(attributes.get("pool_size", 2), "window"))
+        return numbers and not dilated and attributes.get("pool_padding", "valid") == "valid" and taps <= 127
+
+    def forward(self, x, w, b=None, *, strides=1, padding="valid", dilation=1, pool_size=2, pool_strides=None, **_):
+        ops.check_convolution(x, w, b)
+        self.x, self.w = x, w
+        self.win = shapes.windows(x.shape[1:3], w.shape[:2], strides, padding)
+        image = self.win.oh, self.win.ow
+        self.pool = shapes.windows(image, pool_size, pool_size if pool_strides is None else pool_strides)
+        b = np.zeros_like(w, shape=w.shape[3:]) if b is None else b
+        y, self.winner = self.k.conv_relu_max_pool2d(x, w, b, self.win, self.pool)
+        return y
+
+    def backward(self, gy):
+        gradients = self.k.conv_relu_max_pool2d_backward(
+            gy, self.winner, self.x, self.w, self.win, self.pool, self.needs[0]
+        )
+        return tuple(g if need else None for g, need in zip(gradients, self.needs, strict=False))
 
 
 class SigmoidBinaryCrossEntropy(FusedOp):
@@ -57,7 +115,7 @@ class SigmoidBinaryCrossEntropy(FusedOp):
         return ops.binary_cross_entropy(ops.sigmoid(z), y)
 
     def forward(self, z, y):
-        ops._check(z.shape == y.shape, z, y, "of one shape")
+        ops.check(z.shape == y.shape, z, y, "of one shape")
         self.z, self.y = z, y
         positive = z.real > 0
         return (np.where(positive, z, 0) - z * y + np.log1p(np.exp(np.where(positive, -z, z)))).mean()
@@ -81,7 +139,7 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
         return ops.categorical_cross_entropy(ops.softmax(z), y)
 
     def forward(self, z, y):
-        ops._check(z.shape == y.shape and z.ndim == 2, z, y, "both (N, CLASSES)")
+        ops.check(z.shape == y.shape and z.ndim == 2, z, y, "both (N, CLASSES)")
         top = z.real.max(axis=-1, keepdims=True)
         self.y = y
         self.log_p = z - top - np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
@@ -96,7 +154,7 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
         return gz, gtarget
 
 
-FUSIONS: tuple[type[FusedOp], ...] = (SigmoidBinaryCrossEntropy, SoftmaxCategoricalCrossEntropy)
+FUSIONS: tuple[type[FusedOp], ...] = (ConvReLUMaxPool2D, SigmoidBinaryCrossEntropy, SoftmaxCategoricalCrossEntropy)
 
 
 def fuse(chain: Sequence[Step]) -> list[Step]:
@@ -116,6 +174,5 @@ def _longest_fusion(chain: Sequence[Step]) -> tuple[Step, int]:
         run = chain[: len(op.parts)]
         if tuple(step.op for step in run) == op.parts:
             inputs = tuple(x for step in run for x in step.inputs)
-            attributes = {name: value for step in run for name, value in step.attributes.items()}
-            return Step(op, inputs, attributes), len(run)
+            return Step(op, inputs, op.merged([step.attributes for step in run])), len(run)
     return chain[0], 1

@@ -176,7 +176,7 @@ class Dense(Op):
     """Every output sees every input: y = x @ w + b, for (N, IN), (IN, OUT) and (OUT,)"""
 
     def forward(self, x, w, b=None):
-        _check(x.ndim == 2 and w.ndim == 2 and x.shape[1] == w.shape[0], x, w, "(N, IN) and (IN, OUT)")
+        check(x.ndim == 2 and w.ndim == 2 and x.shape[1] == w.shape[0], x, w, "(N, IN) and (IN, OUT)")
         _check_bias(b, w)
         self.x, self.w = x, w
         y = x @ w
@@ -197,8 +197,7 @@ class Conv2D(Op):
     """
 
     def forward(self, x, w, b=None, *, strides=1, padding="valid", dilation=1):
-        _check(x.ndim == 4 and w.ndim == 4 and x.shape[3] == w.shape[2], x, w, "(N, H, W, C) and (KH, KW, C, F)")
-        _check_bias(b, w)
+        check_convolution(x, w, b)
         self.w, self.win = w, shapes.windows(x.shape[1:3], w.shape[:2], strides, padding, dilation)
         self.cols = self.k.im2col(x, self.win)  # (N, OH, OW, KH*KW*C)
         *outside, taps = self.cols.shape
@@ -277,7 +276,7 @@ class BinaryCrossEntropy(Op):
     """
 
     def forward(self, p, y):
-        _check(p.shape == y.shape, p, y, "of one shape")
+        check(p.shape == y.shape, p, y, "of one shape")
         self.p, self.y, self.clipped = p, y, np.clip(p, EPSILON, 1 - EPSILON)
         return -(y * np.log(self.clipped) + (1 - y) * np.log(1 - self.clipped)).mean()
 
@@ -295,7 +294,7 @@ class CategoricalCrossEntropy(Op):
     """
 
     def forward(self, p, y):
-        _check(p.shape == y.shape and p.ndim == 2, p, y, "both (N, CLASSES)")
+        check(p.shape == y.shape and p.ndim == 2, p, y, "both (N, CLASSES)")
         self.y, self.total = y, p.sum(axis=-1, keepdims=True)
         self.q = p / self.total
         self.clipped = np.clip(self.q, EPSILON, 1 - EPSILON)
@@ -330,7 +329,13 @@ def _sum_to(g, shape):
     return g.sum(axis=axes).reshape(shape) if axes else g
 
 
-def _check(fits: bool, a, b, wanted: str) -> None:
+def check_convolution(x, w, b) -> None:
+    """Raise ShapeError unless a convolution can take these arrays."""
+    check(x.ndim == 4 and w.ndim == 4 and x.shape[3] == w.shape[2], x, w, "(N, H, W, C) and (KH, KW, C, F)")
+    _check_bias(b, w)
+
+
+def check(fits: bool, a, b, wanted: str) -> None:
     if not fits:
         raise ShapeError(f"inputs of shape {a.shape} and {b.shape}; they must be {wanted}")
 
