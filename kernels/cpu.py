@@ -237,16 +237,24 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     gradient, or gives one to the weights: a quarter of the work of a dense convolution for 2x2 pools, less for ReLU.
     """
     n, _, _, c = x.shape
-    filters = w.shape[3]
+    filters, run = w.shape[3], win.kw * c
+    gy = np.ascontiguousarray(gy, np.float32)
+    gbiases = np.zeros((n, filters), np.float32)
+    strides = win.sh, win.sw, pool.kw, pool.sh, pool.sw
+    if run < TILE_FILTERS and not input_needed:  # such short windows cost less in dense tiles than one by one
+        spare = TILE_ROWS if run < TILE_ROWS else 0  # a tile reads 8 taps, also where a window has less
+        padded = _padded(x, win, (win.ow - 1) * win.sw + win.kw + spare)
+        tiled = filters + -filters % TILE_FILTERS
+        routed = np.empty((numba.get_num_threads(), win.oh * win.ow * tiled), np.float32)
+        gkernels = np.empty((n, win.kh * run + TILE_ROWS, tiled), np.float32)
+        _weight_gradients_dense(gy, winner, padded, routed, gkernels, gbiases, win.oh, win.ow, win.kh, run, *strides)
+        gw = gkernels[:, : win.kh * run, :filters].sum(axis=0).reshape(w.shape)
+        return None, gw, gbiases.sum(axis=0)
     padded = _padded(x, win, 0)
     gpadded = np.zeros(padded.shape if input_needed else (n, 0, 0, 0), np.float32)
     kernel = np.ascontiguousarray(w.reshape(-1, filters).T)  # (F, KH*KW*C)
     gkernels = np.zeros((n, *kernel.shape), np.float32)  # one per image, added in order: the same bits for any threads
-    gbiases = np.zeros((n, filters), np.float32)
-    _conv_relu_max_pool2d_backward(
-        np.ascontiguousarray(gy, np.float32), winner, padded, kernel, gpadded, gkernels, gbiases, input_needed,
-        win.kh, win.kw * c, win.sh, win.sw, pool.kw, pool.sh, pool.sw,
-    )  # fmt: skip
+    _gradients_routed(gy, winner, padded, kernel, gpadded, gkernels, gbiases, input_needed, win.kh, run, *strides)
     gx = gpadded[:, win.top : win.top + win.h, win.left : win.left + win.w] if input_needed else None
     gw = np.ascontiguousarray(gkernels.sum(axis=0).T).reshape(w.shape)
     return gx, gw, gbiases.sum(axis=0)
@@ -268,16 +276,16 @@ def _whole_tiles(matrix):
 
 
 @intrinsic
-def _multiply_tile(typingctx, x, at, pixel, row, heights, run, w, column, filters, out, place):
-    """out[place + r * filters + 0:32] = sum over a < heights, q < run of x[at + r * pixel + a * row + q] times
-    w[(a * run + q) * filters + column + 0:32], for the 8 pixels r; all arrays flat, all sums in registers.
+def _multiply_tile(typingctx, x, at, pixel, row, step, heights, run, w, column, filters, out, place):
+    """out[place + r * filters + 0:32] = sum over a < heights, q < run of x[at + r * pixel + a * row + q * step] times
+    w[(a * run + q) * filters + column + 0:32], for r in 0..7; all arrays flat, all sums in registers.
 
     Written in LLVM's terms because loops over local arrays do not end up in vector registers.
     """
 
     def generate(context, builder, signature, arguments):
-        _, at, pixel, row, heights, run, _, column, filters, _, place = arguments
-        x, w, out = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 6, 9))
+        _, at, pixel, row, step, heights, run, _, column, filters, _, place = arguments
+        x, w, out = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 7, 10))
         number, index = ir.FloatType(), ir.IntType(64)
         vector = ir.VectorType(number, LANES)
         unset, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -300,7 +308,7 @@ def _multiply_tile(typingctx, x, at, pixel, row, heights, run, w, column, filter
         with cgutils.for_range(builder, heights) as a, cgutils.for_range(builder, run) as q:
             tap = plus(times(times(a.index, run), filters), plus(times(q.index, filters), column))
             weights = [builder.load(vector_at(w, plus(tap, k * LANES)), align=4) for k in range(2)]
-            corner = plus(plus(at, times(a.index, row)), q.index)
+            corner = plus(plus(at, times(a.index, row)), times(q.index, step))
             for r in range(TILE_ROWS):
                 value = builder.load(builder.gep(x, [plus(corner, times(pixel, r))]))
                 value = builder.insert_element(unset, value, ir.Constant(ir.IntType(32), 0))
@@ -314,7 +322,7 @@ def _multiply_tile(typingctx, x, at, pixel, row, heights, run, w, column, filter
         return context.get_dummy_value()
 
     size = types.intp
-    return types.void(x, size, size, size, size, size, w, size, size, out, size), generate
+    return types.void(x, size, size, size, size, size, size, w, size, size, out, size), generate
 
 
 @_compile
@@ -333,7 +341,7 @@ def _conv_relu_max_pool2d(x, w, b, y, winner, rows, columns, kh, run, sh, sw, ph
                 for column in range(0, tiled, TILE_FILTERS):
                     place = (r * columns + j) * tiled + column
                     at = (line + j * sw) * c
-                    _multiply_tile(flat_x, at, sw * c, width * c, kh, run, flat_w, column, tiled, row, place)
+                    _multiply_tile(flat_x, at, sw * c, width * c, 1, kh, run, flat_w, column, tiled, row, place)
         for j in range(ow):
             for f in range(filters):
                 y[image, i, j, f] = row[j * psw * tiled + f] + b[f]
@@ -354,7 +362,7 @@ def _conv_relu_max_pool2d(x, w, b, y, winner, rows, columns, kh, run, sh, sw, ph
 
 
 @_compile
-def _conv_relu_max_pool2d_backward(gy, winner, x, w, gx, gw, gb, input_needed, kh, run, sh, sw, pw, psh, psw):
+def _gradients_routed(gy, winner, x, w, gx, gw, gb, input_needed, kh, run, sh, sw, pw, psh, psw):
     n, oh, ow, filters = gy.shape
     _, _, width, c = x.shape
     for image in numba.prange(n):
@@ -378,3 +386,32 @@ def _conv_relu_max_pool2d_backward(gy, winner, x, w, gx, gw, gb, input_needed, k
                                 for q in range(run):
                                     gpixel[q] += g * weight[q]
             gb[image, f] = total
+
+
+@_compile
+def _weight_gradients_dense(gy, winner, x, routed, gw, gb, conv_h, conv_w, kh, run, sh, sw, pw, psh, psw):
+    n, oh, ow, filters = gy.shape
+    _, h, width, c = x.shape
+    tiled = gw.shape[2]
+    pixels = x.reshape(-1)
+    for image in numba.prange(n):
+        scattered = routed[numba.get_thread_id()]  # the gradient of what the pool read, (conv_h, conv_w, tiled)
+        scattered[:] = 0
+        for i in range(oh):
+            for j in range(ow):
+                for f in range(filters):
+                    tap = winner[image, i, j, f]
+                    if tap >= 0:
+                        line, column = i * psh + tap // pw, j * psw + tap % pw
+                        scattered[(line * conv_w + column) * tiled + f] += gy[image, i, j, f]
+                        gb[image, f] += gy[image, i, j, f]
+        sums = gw[image].reshape(-1)
+        for a in range(kh):
+            for start in range(0, run, TILE_ROWS):
+                q = min(start, max(run - TILE_ROWS, 0))  # what a tile computes past the run, the next one overwrites
+                at = (image * h + a) * width * c + q
+                for column in range(0, tiled, TILE_FILTERS):
+                    place = (a * run + q) * tiled + column
+                    _multiply_tile(
+                        pixels, at, 1, sh * width * c, sw * c, conv_h, conv_w, scattered, column, tiled, sums, place
+                    )
