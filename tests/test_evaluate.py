@@ -121,7 +121,7 @@ def test_loss_and_accuracy_are_those_of_the_model(kind, two_classes, three_class
     model = load_model(run_folder / "model.safetensors")
     model.compile("adam", f"{kind}_crossentropy", ["accuracy"])
     images = ImageDataGenerator(rescale=1 / 255).flow_from_directory(
-        data, target_size=(20, 20), class_mode=kind, shuffle=False, interpolation="bilinear"
+        data, target_size=(20, 20), class_mode=kind, shuffle=False, interpolation="lanczos"
     )
     loss, accuracy = model.evaluate(images)
     assert result["loss"] == pytest.approx(loss, rel=1e-5)
