@@ -1,4 +1,4 @@
-"""The reference kernels again as compiled loops (Numba), parallel over images or rows, for float32 and float64.
+"""The reference kernels as compiled loops (Numba), parallel over images or rows, and float32 kernels of fused ops.
 
 Each public function allocates; the compiled loop behind it only fills what it is given. All compiled code stands in
 this one file, because Numba's disk cache notices a change only in the file that holds the function.

@@ -1,6 +1,7 @@
 """What the commands share: how they read arguments, choose a backend, report an error in one line, and exit."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -132,6 +133,11 @@ def _number(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str
         return value
 
     return parse
+
+
+def finite_or_none(value: float) -> float | None:
+    """The number for JSON, which knows no NaN and no infinity: None stands for them."""
+    return float(value) if math.isfinite(value) else None
 
 
 class ImageModel(NamedTuple):

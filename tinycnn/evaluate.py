@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .cli import ImageModel, Parser, image_model, run, some_names, use_machine, whole_number
+from .cli import ImageModel, Parser, finite_or_none, image_model, run, some_names, use_machine, whole_number
 from .errors import DataError
 from .folders import test_folder
 from .losses import BinaryCrossentropy, SparseCategoricalCrossentropy
@@ -87,10 +86,14 @@ def measure(model: Sequential, data: DirectoryIterator) -> dict[str, Any]:
     return {
         "images": len(true),
         "skipped": len(data.skipped),
-        "loss": _or_none(loss(true, outputs)),
+        "loss": finite_or_none(loss(true, outputs)),
         "accuracy": float(np.trace(matrix) / len(true)),
         "classes": {
-            name: {"precision": _or_none(precision[i]), "recall": _or_none(recall[i]), "images": int(matrix[i].sum())}
+            name: {
+                "precision": finite_or_none(precision[i]),
+                "recall": finite_or_none(recall[i]),
+                "images": int(matrix[i].sum()),
+            }
             for i, name in enumerate(names)
         },
         "confusion_matrix": matrix.tolist(),
@@ -117,10 +120,6 @@ def _table(result: dict[str, Any]) -> str:
     for name, row in zip(names, result["confusion_matrix"], strict=True):
         lines.append(f"{name:{width}}" + "".join(f"  {count:{cell}}" for count in row))
     return "\n".join(lines)
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _decimal(value: float | None) -> str:

@@ -3,13 +3,12 @@
 import argparse
 import csv
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cli import ImageModel, Parser, image_model, run, use_machine, whole_number
+from .cli import ImageModel, Parser, finite_or_none, image_model, run, use_machine, whole_number
 from .errors import DataError
 from .metrics import predicted_classes
 from .preprocessing.decode import decode_files
@@ -98,12 +97,10 @@ def _write_csv(rows: list[Prediction]) -> None:
 
 
 def _write_json(rows: list[Prediction]) -> None:
-    items = [{"path": row.path, "class": row.class_name, "probability": _or_none(row.probability)} for row in rows]
+    items = [
+        {"path": row.path, "class": row.class_name, "probability": finite_or_none(row.probability)} for row in rows
+    ]
     print(json.dumps(items, indent=2))
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON knows no NaN
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ import tomli_w
 
 from . import __version__, callbacks, storage
 from .backend import current
-from .cli import MODEL_FILE, Parser, fraction, positive_number, run, some_names, use_machine, whole_number
+from .cli import (
+    MODEL_FILE,
+    Parser,
+    finite_or_none,
+    fraction,
+    positive_number,
+    run,
+    some_names,
+    use_machine,
+    whole_number,
+)
 from .errors import DataError, DivergenceError, UsageError
 from .folders import train_and_test_folders
 from .layers import Conv2D, Dense, Flatten, MaxPooling2D
@@ -160,7 +170,7 @@ def _finish(
     model.save(out / MODEL_FILE)
     test_loss, test_accuracy = history.history["val_loss"][-1], history.history["val_accuracy"][-1]
     figures = {
-        "test_loss": test_loss if math.isfinite(test_loss) else None,
+        "test_loss": finite_or_none(test_loss),
         "test_accuracy": test_accuracy,
         "epochs": len(history.epoch),
         "images": training.n,
