@@ -70,6 +70,14 @@ def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: 
     w -= m * w.dtype.type(rate) / (np.sqrt(v) + w.dtype.type(epsilon))
 
 
+def sgd_update(w, g, velocity, rate: float, momentum: float, nesterov: bool) -> None:
+    """One step of stochastic gradient descent, in place on w and velocity (Sutskever et al., 2013, as Keras)."""
+    step = g * w.dtype.type(-rate)
+    velocity *= w.dtype.type(momentum)
+    velocity += step
+    w += w.dtype.type(momentum) * velocity + step if nesterov else velocity
+
+
 def warp(images, matrices, fill_mode: str, cval: float, scale: float):
     """Look at each image through an affine map: real (N, H, W, C) -> float32 (N, H, W, C).
 

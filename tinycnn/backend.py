@@ -28,6 +28,7 @@ class Backend:
         self.name = name
         self._kernels = importlib.import_module(f".kernels.{module}", __package__)
         self._reference = importlib.import_module(".kernels.reference", __package__)
+        self._memory = importlib.import_module(".kernels.memory", __package__)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -48,6 +49,10 @@ class Backend:
     def asarray(self, data: Any) -> Any:
         """Data as an array of this backend."""
         return np.asarray(data)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array of zeros."""
+        return self._memory.zeros(shape, dtype)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """An array of this backend as a NumPy array."""

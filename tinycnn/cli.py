@@ -48,12 +48,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.exit_code, f"{self.prog}: {show(message)} (--help shows the usage)\n")
 
-    def add_machine_options(self) -> None:
-        """--backend and --threads."""
+    def add_machine_options(self, auto: str = "takes the best there is") -> None:
+        """--backend and --threads; `auto` says what the command makes of --backend auto."""
         self.add_argument(
             "--backend", default=os.environ.get("TINYCNN_BACKEND", "auto"), choices=("auto", *backend.NAMES),
             help="what computes: numba is the fast one on a CPU, numpy the reference; auto, the default unless "
-            "TINYCNN_BACKEND names another, takes the best there is",
+            f"TINYCNN_BACKEND names another, {auto}",
         )  # fmt: skip
         self.add_argument("--threads", type=whole_number(1), help="how many threads to use (default: every core)")
 

@@ -59,7 +59,64 @@ class FusedOp(Op):
         return super().apply(*inputs, **attributes)
 
 
-class ConvReLUMaxPool2D(FusedOp):
+def _all_float32(inputs: Sequence[Any]) -> bool:
+    return all(x.dtype == np.float32 for x in inputs if isinstance(x, Tensor | np.ndarray))
+
+
+class _FusedWeighted(FusedOp):
+    """What the ops with a weight and a bias share: `_backward` is the kernel's, its gradients go into leaves' buffers."""
+
+    def _bias(self, w, b):
+        return np.zeros_like(w, shape=w.shape[-1:]) if b is None else b
+
+    def _gradients(self, kernel, *arguments):
+        """Those that are needed of the gradients of x, w and b, from a kernel that takes buffers for the last two."""
+        buffers = [self.gradient_buffer(i) for i in range(1, len(self.parents))]
+        gradients = kernel(*arguments, self.needs[0], *buffers)
+        return tuple(g if need else None for g, need in zip(gradients, self.needs, strict=False))
+
+
+class _FusedConv2D(_FusedWeighted):
+    """A convolution with its bias, and ReLU if `relu`, in one kernel that never stores im2col's rows."""
+
+    kernel = "conv2d"
+    relu: ClassVar[bool]
+
+    @classmethod
+    def plain(cls, x, w, b=None, **attributes):
+        y = ops.conv2d(x, w, b, **attributes)
+        return ops.relu(y) if cls.relu else y
+
+    @classmethod
+    def fits(cls, inputs, attributes):
+        return _all_float32(inputs) and shapes.pair(attributes.get("dilation", 1), "dilation") == (1, 1)
+
+    def forward(self, x, w, b=None, *, strides=1, padding="valid", **_):
+        ops.check_convolution(x, w, b)
+        self.x, self.w = x, w
+        self.win = shapes.windows(x.shape[1:3], w.shape[:2], strides, padding)
+        self.y = self.k.conv2d(x, w, self._bias(w, b), self.win, self.relu)
+        return self.y
+
+    def backward(self, gy):
+        return self._gradients(self.k.conv2d_backward, gy, self.y, self.x, self.w, self.win, self.relu)
+
+
+class ConvBias(_FusedConv2D):
+    """conv2d(x, w, b) by tiles."""
+
+    parts = (ops.Conv2D,)
+    relu = False
+
+
+class ConvReLU(_FusedConv2D):
+    """relu(conv2d(x, w, b)) by tiles."""
+
+    parts = (ops.Conv2D, ops.ReLU)
+    relu = True
+
+
+class ConvReLUMaxPool2D(_FusedWeighted):
     """max_pool2d(relu(conv2d(x, w, b))), without ever storing what the pool reads.
 
     Pooling sends each gradient to one position and ReLU stops some, so backward does a fraction of a convolution's
@@ -82,10 +139,10 @@ class ConvReLUMaxPool2D(FusedOp):
 
     @classmethod
     def fits(cls, inputs, attributes):
-        numbers = all(x.dtype == np.float32 for x in inputs if isinstance(x, Tensor | np.ndarray))
         dilated = shapes.pair(attributes.get("dilation", 1), "dilation") != (1, 1)
         taps = prod(shapes.pair(attributes.get("pool_size", 2), "window"))
-        return numbers and not dilated and attributes.get("pool_padding", "valid") == "valid" and taps <= 127
+        padded = attributes.get("pool_padding", "valid") != "valid"
+        return _all_float32(inputs) and not dilated and not padded and taps <= 127
 
     def forward(self, x, w, b=None, *, strides=1, padding="valid", dilation=1, pool_size=2, pool_strides=None, **_):
         ops.check_convolution(x, w, b)
@@ -93,15 +150,51 @@ class ConvReLUMaxPool2D(FusedOp):
         self.win = shapes.windows(x.shape[1:3], w.shape[:2], strides, padding)
         image = self.win.oh, self.win.ow
         self.pool = shapes.windows(image, pool_size, pool_size if pool_strides is None else pool_strides)
-        b = np.zeros_like(w, shape=w.shape[3:]) if b is None else b
-        y, self.winner = self.k.conv_relu_max_pool2d(x, w, b, self.win, self.pool)
+        y, self.winner = self.k.conv_relu_max_pool2d(x, w, self._bias(w, b), self.win, self.pool)
         return y
 
     def backward(self, gy):
-        gradients = self.k.conv_relu_max_pool2d_backward(
-            gy, self.winner, self.x, self.w, self.win, self.pool, self.needs[0]
-        )
-        return tuple(g if need else None for g, need in zip(gradients, self.needs, strict=False))
+        kernel = self.k.conv_relu_max_pool2d_backward
+        return self._gradients(kernel, gy, self.winner, self.x, self.w, self.win, self.pool)
+
+
+class _FusedDense(_FusedWeighted):
+    """x @ w + b, and ReLU if `relu`, in one kernel."""
+
+    kernel = "dense"
+    relu: ClassVar[bool]
+
+    @classmethod
+    def plain(cls, x, w, b=None):
+        y = ops.dense(x, w, b)
+        return ops.relu(y) if cls.relu else y
+
+    @classmethod
+    def fits(cls, inputs, attributes):
+        return _all_float32(inputs)
+
+    def forward(self, x, w, b=None):
+        ops.check_dense(x, w, b)
+        self.x, self.w = x, w
+        self.y = self.k.dense(x, w, self._bias(w, b), self.relu)
+        return self.y
+
+    def backward(self, gy):
+        return self._gradients(self.k.dense_backward, gy, self.y, self.x, self.w, self.relu)
+
+
+class DenseBias(_FusedDense):
+    """dense(x, w, b) by tiles."""
+
+    parts = (ops.Dense,)
+    relu = False
+
+
+class DenseReLU(_FusedDense):
+    """relu(dense(x, w, b)) by tiles."""
+
+    parts = (ops.Dense, ops.ReLU)
+    relu = True
 
 
 class SigmoidBinaryCrossEntropy(FusedOp):
@@ -154,7 +247,15 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
         return gz, gtarget
 
 
-FUSIONS: tuple[type[FusedOp], ...] = (ConvReLUMaxPool2D, SigmoidBinaryCrossEntropy, SoftmaxCategoricalCrossEntropy)
+FUSIONS: tuple[type[FusedOp], ...] = (
+    ConvReLUMaxPool2D,
+    ConvReLU,
+    ConvBias,
+    DenseReLU,
+    DenseBias,
+    SigmoidBinaryCrossEntropy,
+    SoftmaxCategoricalCrossEntropy,
+)
 
 
 def fuse(chain: Sequence[Step]) -> list[Step]:

@@ -41,6 +41,7 @@ class Sequential:
         self.backend: Backend | None = None
         self.loss: losses.Loss | None = None
         self.metrics: list[str] = []
+        self.fuse = True
         self.stop_training = False
         for layer in layers or ():
             self.add(layer)
@@ -140,9 +141,15 @@ class Sequential:
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
-        for layer in self.layers:
-            value = layer(value)
+        for step in self._chain(self._own_steps()):
+            value = step(value)
         return value
+
+    def _own_steps(self) -> list[Step]:
+        return [step for layer in self.layers for step in layer.steps()]
+
+    def _chain(self, steps: list[Step]) -> list[Step]:
+        return fuse(steps) if self.fuse else steps
 
     def _input(self, x: Any) -> Tensor:
         x = np.asarray(x)
@@ -164,10 +171,9 @@ class Sequential:
         value = self._input(x)
         if np.shape(y)[:1] != value.shape[:1]:
             raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
-        own = [step for layer in self.layers for step in layer.steps()]
-        chain = own + loss.steps(loss.labels(y, self.output_shape[-1]))
+        own = self._own_steps()
         done, predictions = 0, np.empty(0)
-        for step in fuse(chain) if self.fuse else chain:
+        for step in self._chain(own + loss.steps(loss.labels(y, self.output_shape[-1]))):
             covers = len(step.op.parts) if issubclass(step.op, FusedOp) else 1
             if done <= len(own) < done + covers:  # the first step that goes past the model's end
                 predictions = _run(own[done:], value)

@@ -176,8 +176,7 @@ class Dense(Op):
     """Every output sees every input: y = x @ w + b, for (N, IN), (IN, OUT) and (OUT,)"""
 
     def forward(self, x, w, b=None):
-        check(x.ndim == 2 and w.ndim == 2 and x.shape[1] == w.shape[0], x, w, "(N, IN) and (IN, OUT)")
-        _check_bias(b, w)
+        check_dense(x, w, b)
         self.x, self.w = x, w
         y = x @ w
         return y if b is None else y + b
@@ -327,6 +326,12 @@ def _sum_to(g, shape):
     """Undo broadcasting: add up the gradient over the axes along which the input was repeated."""
     axes = shapes.broadcast_axes(shape, g.shape)
     return g.sum(axis=axes).reshape(shape) if axes else g
+
+
+def check_dense(x, w, b) -> None:
+    """Raise ShapeError unless a dense layer can take these arrays."""
+    check(x.ndim == 2 and w.ndim == 2 and x.shape[1] == w.shape[0], x, w, "(N, IN) and (IN, OUT)")
+    _check_bias(b, w)
 
 
 def check_convolution(x, w, b) -> None:

@@ -1,41 +1,78 @@
 """How weights follow their gradients: Adam and SGD, with Keras's names, defaults and arithmetic."""
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from math import sqrt
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from .backend import Backend
 from .errors import DataError, UsageError
 from .tensor import Tensor
 
+CACHE_LINE = 16  # numbers of float32
+
 
 class Optimizer:
-    """`update` moves weights by one step; `state` is what the next step needs beside them."""
+    """`update` moves weights by one step; `state` is what the next step needs beside them.
+
+    Weights, gradients and state lie in one array each, so that a step is one pass over memory: at the first update
+    the weights' arrays become views of it, and from then on `backward` writes their gradients into views as well.
+    """
 
     slots: tuple[str, ...]  # names of the arrays kept for each weight
 
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = _positive(learning_rate, f"{type(self).__name__}: learning_rate")
         self.iterations = 0
-        self.state: dict[str, list[Any]] = {}
+        self.state: dict[str, list[Any]] = {}  # for each slot, a view for each weight
+        self._flat: dict[str, Any] = {}
+        self._views: dict[str, list[Any]] = {"weights": [], "gradients": []}
 
     def update(self, weights: Sequence[Tensor]) -> None:
         """One step, in place, along the weights' `.grad`. The weights must be the same at each call."""
-        if not self.state:
-            self._start(weights)
-        if any([a.shape for a in arrays] != [w.shape for w in weights] for arrays in self.state.values()):
-            raise UsageError(f"{type(self).__name__}: its state belongs to other weights; make a new optimizer")
+        views, buffers = self._views["weights"], self._views["gradients"]
+        if len(views) != len(weights) or any(w.data is not view for w, view in zip(weights, views, strict=True)):
+            self._take(weights)
+            views, buffers = self._views["weights"], self._views["gradients"]
         self.iterations += 1
-        for i, weight in enumerate(weights):
-            if weight.grad is not None:
-                self._step(weight, *(self.state[slot][i] for slot in self.slots))
+        for weight, buffer in zip(weights, buffers, strict=True):
+            if weight.grad is not None and weight.grad is not buffer:
+                buffer[...] = weight.grad
+        for span in self._spans([weight.grad is not None for weight in weights]):
+            self._step(weights[0].backend, *(self._flat[name][span] for name in ("weights", "gradients", *self.slots)))
 
-    def _start(self, weights: Sequence[Tensor]) -> None:
-        self.state = {slot: [np.zeros_like(w.data) for w in weights] for slot in self.slots}
+    def _take(self, weights: Sequence[Tensor]) -> None:
+        """Move weights and their gradients into arrays of their own, and make the state unless there is one."""
+        shapes = [w.shape for w in weights]
+        if any([a.shape for a in arrays] != shapes for arrays in self.state.values()):
+            raise UsageError(f"{type(self).__name__}: its state belongs to other weights; make a new optimizer")
+        if len({w.dtype for w in weights}) > 1:
+            raise UsageError(f"{type(self).__name__}: weights of several number types; make them all float32")
+        for name in ("weights", "gradients", *(() if self.state else self.slots)):
+            self._flat[name], self._views[name] = _flat_array(weights)
+        self.state = {slot: self._views[slot] for slot in self.slots}
+        for weight, view, buffer in zip(weights, self._views["weights"], self._views["gradients"], strict=True):
+            view[...] = weight.data
+            weight.data, weight.grad_buffer = view, buffer
 
-    def _step(self, weight: Tensor, *state: Any) -> None:
+    def _spans(self, wanted: Sequence[bool]) -> Iterator[slice]:
+        """The parts of the flat arrays that hold the wanted weights, neighbours as one."""
+        sizes = [_room(view.size) for view in self._views["weights"]]
+        start = end = 0
+        for want, size in zip(wanted, sizes, strict=True):
+            if not want:
+                if end > start:
+                    yield slice(start, end)
+                start = end + size
+            end += size
+        if end > start:
+            yield slice(start, end)
+
+    def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
+        """One step for flat arrays of weights, gradients and state, in place."""
         raise NotImplementedError
 
     def named_arrays(self) -> Iterator[tuple[str, Any]]:
@@ -50,7 +87,7 @@ class Optimizer:
             raise DataError(f"{iterations} iterations")
         self.iterations = iterations
         if iterations:
-            self._start(weights)
+            self._take(weights)
         mine = dict(self.named_arrays())
         if {name: a.shape for name, a in mine.items()} != {name: a.shape for name, a in arrays.items()}:
             raise DataError("the optimizer's state does not fit the weights")
@@ -77,10 +114,10 @@ class Adam(Optimizer):
         self.beta_1, self.beta_2 = _fraction(beta_1, "Adam: beta_1"), _fraction(beta_2, "Adam: beta_2")
         self.epsilon = _positive(epsilon, "Adam: epsilon")
 
-    def _step(self, weight: Tensor, *state: Any) -> None:
+    def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         correction = sqrt(1 - self.beta_2**self.iterations) / (1 - self.beta_1**self.iterations)
         rate = self.learning_rate * correction
-        weight.backend.adam_update(weight.data, weight.grad, *state, rate, self.beta_1, self.beta_2, self.epsilon)
+        backend.adam_update(w, g, *state, rate, self.beta_1, self.beta_2, self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
         betas = {"beta_1": self.beta_1, "beta_2": self.beta_2}
@@ -96,15 +133,24 @@ class SGD(Optimizer):
         super().__init__(learning_rate)
         self.momentum, self.nesterov = _fraction(momentum, "SGD: momentum"), bool(nesterov)
 
-    def _step(self, weight: Tensor, *state: Any) -> None:
-        (velocity,) = state
-        step = weight.grad * -self.learning_rate
-        velocity *= self.momentum
-        velocity += step
-        weight.data += self.momentum * velocity + step if self.nesterov else velocity
+    def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
+        backend.sgd_update(w, g, *state, self.learning_rate, self.momentum, self.nesterov)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+
+
+def _room(size: int) -> int:
+    """Numbers that a weight takes in a flat array: each begins at a cache line, which kernels read fastest."""
+    return -(-size // CACHE_LINE) * CACHE_LINE
+
+
+def _flat_array(weights: Sequence[Tensor]) -> tuple[Any, list[Any]]:
+    """An array of zeros with room for all weights, and a view for each."""
+    ends = list(accumulate(_room(w.data.size) for w in weights))
+    flat = weights[0].backend.zeros((ends[-1],), weights[0].dtype)
+    starts = [0, *ends[:-1]]
+    return flat, [flat[i : i + w.data.size].reshape(w.shape) for i, w in zip(starts, weights, strict=True)]
 
 
 def _positive(value: float, what: str) -> float:

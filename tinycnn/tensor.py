@@ -48,6 +48,8 @@ class Tensor:
         self.data: Any = array if keep else array.astype(np.float32)
         self.requires_grad = requires_grad
         self.grad: Any = None
+        self.grad_buffer: Any = None  # an array that `backward` puts the gradient into, in place of a new one
+        self.buffer_lent = False
         self.op: Op | None = None
 
     @property
@@ -95,11 +97,21 @@ class Tensor:
         for tensor in _outputs_first(self):
             gy = gradients.pop(id(tensor))
             if tensor.op is None:
-                tensor.grad = gy.astype(tensor.dtype)
+                tensor._keep(gy)
                 continue
             for parent, g in tensor.op.parent_gradients(gy):
                 known = gradients.get(id(parent))
                 gradients[id(parent)] = g if known is None else known + g
+
+    def _keep(self, gradient: Any) -> None:
+        """Make it this leaf's `.grad`, unless an op has put it into the leaf's buffer already."""
+        self.buffer_lent = False
+        if self.grad_buffer is None:
+            self.grad = gradient.astype(self.dtype)
+        else:
+            if gradient is not self.grad_buffer:
+                self.grad_buffer[...] = gradient
+            self.grad = self.grad_buffer
 
     def _beside(self, x: TensorLike) -> Any:
         """The array of a tensor or array; plain numbers take this tensor's number type."""
@@ -168,7 +180,7 @@ class Op:
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
-        if cls.forward is not Op.forward:
+        if cls.forward is not Op.forward and not cls.name.startswith("_"):
             Op.registry[cls.name] = cls
 
     def forward(self, *inputs: Any, **attributes: Any) -> Any:
@@ -196,6 +208,14 @@ class Op:
         if any(op.needs) and _recording.get():
             y.requires_grad, y.op = True, op
         return y
+
+    def gradient_buffer(self, i: int) -> Any:
+        """The array that the gradient of input i may be written into, or None: a leaf's buffer, to one op per pass."""
+        leaf = self.parents[i]
+        if leaf.op is not None or leaf.grad_buffer is None or leaf.buffer_lent or not self.needs[i]:
+            return None
+        leaf.buffer_lent = True
+        return leaf.grad_buffer
 
     def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
         """Each parent that wants a gradient, with that gradient, checked."""

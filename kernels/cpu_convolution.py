@@ -1,0 +1,227 @@
+"""Convolution with what follows it (bias, ReLU, max-pooling) in one kernel, and its gradients, compiled by Numba.
+
+Three ideas make these fast, each in its own section: a tile of a matrix product that reads the image in place of
+im2col's copy of it; Winograd's algorithm, which needs fewer products for 3x3 windows; and gradients that go only
+where a pool found its maximum. All arrays are float32.
+"""
+
+import numba
+import numpy as np
+
+from . import memory
+from .compiling import compiled
+from .cpu_routed import (
+    CHUNK,
+    dense_is_cheaper,
+    input_gradient_routed,
+    panels,
+    positions,
+    weight_gradients_routed,
+    weight_gradients_unpooled,
+)
+from .cpu_winograd import winograd, winograd_fits
+from .shapes import Windows, windows
+from .threads import counter, next_task, workers
+from .vectors import LANES, PAIR, above_zero, beats, load, multiply, spread, store, where
+
+SHARDS = 32  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
+
+
+def conv_relu_max_pool2d(x, w, b, win: Windows, pool: Windows):
+    """max_pool2d(relu(conv2d(x, w) + b)): (N, H, W, C), (KH, KW, C, F), (F,) -> (N, PH, PW, F), and winners (int8).
+
+    The winner is the tap of the pool's window that each value came from, -1 where ReLU let nothing through.
+    For windows without dilation and pools without padding.
+    """
+    if winograd_fits(w, win) and (pool.kh, pool.kw, pool.sh, pool.sw) == (2, 2, 2, 2):
+        return winograd(_padded(x, win), w, b, pooled=True, relu=True)
+    return _run_direct(x, w, b, win, pool.oh, pool.ow, (pool.kh, pool.kw, pool.sh, pool.sw), relu=True)
+
+
+def conv2d(x, w, b, win: Windows, relu: bool):
+    """conv2d(x, w) + b, then ReLU if wanted: (N, H, W, C), (KH, KW, C, F), (F,) -> (N, OH, OW, F)."""
+    if winograd_fits(w, win):
+        return winograd(_padded(x, win), w, b, pooled=False, relu=relu)[0]
+    return _run_direct(x, w, b, win, win.oh, win.ow, (1, 1, 1, 1), relu=relu)[0]
+
+
+def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, gw=None, gb=None):
+    """The gradients of `conv2d`: of the input (None unless needed), weights and bias, in gw and gb where given."""
+    n, _, _, c = x.shape
+    filters, padded = w.shape[3], _padded(x, win)
+    g = memory.empty(gy.shape)
+    np.multiply(gy, y > 0 if relu else 1, out=g)
+    gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
+    gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
+    team = workers(g.size * win.taps * c, len(gws))
+    _weight_gradients(_taps(win, padded), g, padded, gws, gbs, team, counter(), win.sh, win.sw)
+    np.sum(gws, axis=0, out=gw.reshape(-1, filters))
+    np.sum(gbs, axis=0, out=gb)
+    return _input_gradient(g, w, win) if input_needed else None, gw, gb
+
+
+def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows, input_needed: bool, gw=None, gb=None):
+    """The gradients of `conv_relu_max_pool2d`: of the input (None unless needed), weights and bias, in gw, gb if given.
+
+    Each pooled value came from one position, so one window of the input took part in it, and only that one gets a
+    gradient, or gives one to the weights: a quarter of the work of a dense convolution for 2x2 pools, less for ReLU.
+    """
+    n, _, _, c = x.shape
+    filters, size = w.shape[3], win.taps * c
+    gy, padded = np.ascontiguousarray(gy, np.float32), _padded(x, win)
+    gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
+    work = n * pool.oh * pool.ow * filters * size
+    at_tap, step = positions(win, pool, padded), (win.sh * pool.sh, win.sw * pool.sw)
+    gbs = _shards(n, filters)
+    if dense_is_cheaper(win, pool, c, filters):
+        gws = _shards(n, size, filters)
+        rows = memory.empty((workers(work, len(gws)), pool.oh * pool.kh * pool.ow * pool.kw * filters))
+        weight_gradients_unpooled(
+            _taps(win, padded), gy, winner, padded, gws, gbs, rows, counter(), pool.kh, pool.kw, win.sh, win.sw
+        )
+        np.sum(gws, axis=0, out=gw.reshape(size, filters))
+    else:
+        gws, team = _shards(n, filters, size), workers(work, min(n, SHARDS))
+        starts, alive = memory.empty((team, CHUNK * filters), np.int32), np.empty((team, filters), np.int64)
+        weight_gradients_routed(
+            *panels(win, padded), at_tap, gy, winner, padded, gws, gbs, starts, alive, counter(), *step
+        )
+        np.copyto(gw.reshape(size, filters), gws.sum(axis=0).T)
+    np.sum(gbs, axis=0, out=gb)
+    if not input_needed:
+        return None, gw, gb
+    kernel = np.ascontiguousarray(w.reshape(size, filters).T)  # (F, KH*KW*C)
+    gpadded = memory.empty(padded.shape)
+    alive = np.empty((workers(work, n), pool.taps, -(-filters // 64)), np.int64)
+    input_gradient_routed(*panels(win, padded), at_tap, gy, winner, kernel, gpadded, alive, counter(), *step)
+    return _cropped(gpadded, win), gw, gb
+
+
+def _shards(n, *shape):
+    """Room for the sums over the parts of a batch."""
+    return memory.empty((min(n, SHARDS), *shape))
+
+
+def _or_new(array, shape):
+    return memory.empty(shape) if array is None else array
+
+
+def _padded(x, win: Windows):
+    """x with its padding as zeros, contiguous."""
+    if not (win.top or win.bottom or win.left or win.right):
+        return np.ascontiguousarray(x)
+    n, h, w, c = x.shape
+    padded = memory.empty((n, win.top + h + win.bottom, win.left + w + win.right, c))
+    padded[:, : win.top] = padded[:, win.top + h :] = 0
+    padded[:, :, : win.left] = padded[:, :, win.left + w :] = 0
+    _cropped(padded, win)[...] = x
+    return padded
+
+
+def _cropped(padded, win: Windows):
+    return padded[:, win.top : win.top + win.h, win.left : win.left + win.w]
+
+
+def _taps(win: Windows, padded):
+    """Where each of the KH*KW*C numbers of a window lies in the flat image, counted from the window's corner."""
+    _, _, width, c = padded.shape
+    line, q = np.divmod(np.arange(win.taps * c), win.kw * c)
+    return line * width * c + q
+
+
+# Direct convolution: a tile of the product of im2col's rows and the weights, without im2col.
+
+
+def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu):
+    ph, pw, psh, psw = pool
+    padded, filters = _padded(x, win), w.shape[3]
+    n, _, _, c = padded.shape
+    columns = (ow - 1) * psw + pw  # of the convolution, that pooling needs
+    y, winner = memory.empty((n, oh, ow, filters)), memory.empty((n, oh, ow, filters), np.int8)
+    team = workers(n * oh * ph * columns * filters * win.taps * c, n * oh)
+    rows = memory.empty((team, ph * columns * filters))
+    starts = np.arange(columns) * (win.sw * c)
+    _direct(
+        padded, w.reshape(-1), b, y, winner, rows, starts, counter(), relu,
+        win.kh, win.kw * c, win.sh, ph, pw, psh, psw,
+    )  # fmt: skip
+    return y, winner
+
+
+@compiled
+def _direct(x, w, b, y, winner, rows, starts, tasks, relu, kh, run, sh, ph, pw, psh, psw):
+    n, h, width, c = x.shape
+    _, oh, ow, filters = y.shape
+    columns, one = len(starts), spread(np.float32(1))
+    x, y, winner = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    for worker in numba.prange(len(rows)):
+        row = rows[worker]  # the convolution's rows that one row of the pool needs: they stay in the cache
+        task = next_task(tasks)
+        while task < n * oh:
+            image, i = task // oh, task % oh
+            for r in range(ph):
+                corner = (image * h + (i * psh + r) * sh) * width * c
+                for f in range(0, filters, PAIR):
+                    place = r * columns * filters + f
+                    multiply(x, corner, starts, width * c, 1, kh, run, w, f, filters, row, place, False)
+            for f in range(0, filters, LANES):
+                count, bias = filters - f, load(b, f, filters - f)
+                for j in range(ow):
+                    start = j * psw * filters + f
+                    best = load(row, start, count)
+                    tap = number = spread(np.float32(0))
+                    for r in range(ph):
+                        for s in range(pw):
+                            value = load(row, start + (r * columns + s) * filters, count)
+                            better = beats(value, best)
+                            best, tap = where(better, value, best), where(better, number, tap)
+                            number += one
+                    _finish(best + bias, tap, relu, y, winner, (task * ow + j) * filters + f, count)
+            task = next_task(tasks)
+
+
+@numba.njit
+def _finish(value, tap, relu, y, winner, place, count):
+    """Write a value, stopped by ReLU or not, and the tap that it came from."""
+    if relu:
+        alive = above_zero(value)
+        value, tap = where(alive, value, spread(np.float32(0))), where(alive, tap, spread(np.float32(-1)))
+    store(y, place, value, count)
+    store(winner, place, tap, count)
+
+
+@compiled
+def _weight_gradients(taps, g, x, gws, gbs, team, tasks, sh, sw):
+    """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F) from the gradient of the convolution, (N, OH, OW, F)."""
+    n, oh, ow, filters = g.shape
+    _, h, width, c = x.shape
+    shards, x, flat = len(gws), x.reshape(-1), g.reshape(-1)
+    for _ in numba.prange(team):
+        shard = next_task(tasks)
+        while shard < shards:
+            first, last = shard * n // shards, (shard + 1) * n // shards
+            gw, gb = gws[shard].reshape(-1), gbs[shard]
+            for image in range(first, last):
+                at, pixels = image * h * width * c, flat[image * oh * ow * filters : (image + 1) * oh * ow * filters]
+                for f in range(0, filters, PAIR):
+                    multiply(x, at, taps, sh * width * c, sw * c, oh, ow, pixels, f, filters, gw, f, image > first)
+                for f in range(0, filters, LANES):
+                    count, total = filters - f, spread(np.float32(0))
+                    for place in range(f, oh * ow * filters, filters):
+                        total += load(pixels, place, count)
+                    store(gb, f, total if image == first else total + load(gb, f, count), count)
+            shard = next_task(tasks)
+
+
+def _input_gradient(g, w, win: Windows):
+    """The gradient of the convolution's input: a convolution of g, spread out by the strides, with turned weights."""
+    n, oh, ow, filters = g.shape
+    h, width = win.top + win.h + win.bottom - win.kh + 1, win.left + win.w + win.right - win.kw + 1
+    if (h, width) != (oh, ow):
+        apart = memory.zeros((n, h, width, filters))
+        apart[:, :: win.sh, :: win.sw] = g
+        g = apart
+    turned = np.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))  # (KH, KW, F, C)
+    pads = (win.kh - 1 - win.top, win.kh - 1 - win.bottom), (win.kw - 1 - win.left, win.kw - 1 - win.right)
+    back = windows((h, width), (win.kh, win.kw), padding=pads)
+    return conv2d(g, turned, np.zeros(w.shape[2], np.float32), back, relu=False)

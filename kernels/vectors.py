@@ -1,0 +1,287 @@
+"""Sixteen float32 numbers as one value, so that a compiled kernel can say what it keeps in a vector register.
+
+Loops over small local arrays do not end up in registers: Numba's compiler leaves them in memory. These functions are
+the few things that kernels ask of vectors. A processor with narrower registers uses two or four of them for each.
+"""
+
+import operator
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+LANES = 16  # numbers in a vector
+PAIR = 2 * LANES  # columns of a tile
+ROWS = 9  # rows of a tile: 9 rows by 2 vectors are 18 sums, which leaves registers for what is multiplied
+
+_NUMBER, _INDEX, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+_VECTOR, _MASK = ir.VectorType(_NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
+
+
+class _Lanes(types.Type):
+    """Sixteen numbers (float32), or sixteen truths, one per lane."""
+
+
+vector, mask = _Lanes("vector"), _Lanes("mask")
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _VECTOR if kind is vector else _MASK)
+
+
+def _lane_numbers():
+    return ir.Constant(ir.VectorType(_INT32, LANES), list(range(LANES)))
+
+
+def _spread(builder, value, kind):
+    """The same value in all lanes."""
+    unset = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
+    everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+    return builder.shuffle_vector(builder.insert_element(unset, value, ir.Constant(_INT32, 0)), unset, everywhere)
+
+
+def _first(builder, count):
+    """A mask of the first `count` lanes."""
+    return builder.icmp_signed("<", _lane_numbers(), _spread(builder, builder.trunc(count, _INT32), _INT32))
+
+
+def _address(context, builder, array, data, i, kind=_VECTOR):
+    start = context.make_array(array)(context, builder, data).data
+    return builder.bitcast(builder.gep(start, [i]), kind.as_pointer())
+
+
+def _llvm(builder, name, result, parameters, values):
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
+    return builder.call(function, values)
+
+
+def _multiply_add(builder, a, b, c):
+    return _llvm(builder, f"llvm.fma.v{LANES}f32", _VECTOR, [_VECTOR] * 3, [a, b, c])
+
+
+def _load(builder, address, lanes, kind=_VECTOR):
+    zero = ir.Constant(kind, [0] * LANES)
+    parameters = [address.type, _INT32, _MASK, kind]
+    name = f"llvm.masked.load.v{LANES}{'f32' if kind.element == _NUMBER else 'i8'}.p0"
+    return _llvm(builder, name, kind, parameters, [address, ir.Constant(_INT32, 1), lanes, zero])
+
+
+def _store(builder, value, address, lanes):
+    name = f"llvm.masked.store.v{LANES}{'f32' if value.type.element == _NUMBER else 'i8'}.p0"
+    parameters = [value.type, address.type, _INT32, _MASK]
+    _llvm(builder, name, ir.VoidType(), parameters, [value, address, ir.Constant(_INT32, 1), lanes])
+
+
+@intrinsic
+def spread(typingctx, x):
+    """x in all lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return _spread(builder, arguments[0], _NUMBER)
+
+    return vector(types.float32), generate
+
+
+@intrinsic
+def load(typingctx, array, i, count):
+    """array[i : i + count] of a flat float32 or int8 array, with zeros in the lanes after; count may be above 16."""
+
+    def generate(context, builder, signature, arguments):
+        data, i, count = arguments
+        small = signature.args[0].dtype == types.int8
+        kind = ir.VectorType(ir.IntType(8), LANES) if small else _VECTOR
+        address = _address(context, builder, signature.args[0], data, i, kind)
+        value = _load(builder, address, _first(builder, count), kind)
+        return builder.sitofp(value, _VECTOR) if small else value
+
+    return vector(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(typingctx, array, i, x, count):
+    """array[i : i + count] = x, for a flat float32 array, or an int8 one, for which x is cut to whole numbers."""
+
+    def generate(context, builder, signature, arguments):
+        data, i, x, count = arguments
+        small = signature.args[0].dtype == types.int8
+        kind = ir.VectorType(ir.IntType(8), LANES) if small else _VECTOR
+        address = _address(context, builder, signature.args[0], data, i, kind)
+        value = builder.fptosi(x, kind) if small else x
+        _store(builder, value, address, _first(builder, count))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector, types.intp), generate
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """a * b + c, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        return _multiply_add(builder, *arguments)
+
+    return vector(vector, vector, vector), generate
+
+
+@intrinsic
+def beats(typingctx, value, best):
+    """Where value is larger than best, or the first of the two that is no number."""
+
+    def generate(context, builder, signature, arguments):
+        value, best = arguments
+        return builder.and_(builder.fcmp_unordered(">", value, best), builder.fcmp_ordered("ord", best, best))
+
+    return mask(vector, vector), generate
+
+
+@intrinsic
+def same(typingctx, a, b):
+    """Where a equals b."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fcmp_ordered("==", *arguments)
+
+    return mask(vector, vector), generate
+
+
+@intrinsic
+def above_zero(typingctx, x):
+    """Where x is above 0, or no number."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fcmp_unordered(">", arguments[0], ir.Constant(_VECTOR, [0.0] * LANES))
+
+    return mask(vector), generate
+
+
+@intrinsic
+def where(typingctx, condition, a, b):
+    """a where the mask holds, else b, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return vector(mask, vector, vector), generate
+
+
+@intrinsic
+def mask_bits(typingctx, condition, count):
+    """The mask's first `count` lanes, at most 16, as the low bits of a whole number."""
+
+    def generate(context, builder, signature, arguments):
+        condition, count = arguments
+        bits = builder.bitcast(builder.and_(condition, _first(builder, count)), ir.IntType(LANES))
+        return builder.zext(bits, _INDEX)
+
+    return types.int64(mask, types.intp), generate
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """The position of the lowest 1 of a whole number that is not 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+def _define(operation, instruction):
+    @type_callable(operation)
+    def type_of(context):
+        return lambda a, b: vector if a is vector and b is vector else None
+
+    @lower_builtin(operation, vector, vector)
+    def generate(context, builder, signature, arguments):
+        return getattr(builder, instruction)(*arguments)
+
+
+_define(operator.add, "fadd")
+_define(operator.iadd, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+
+
+@intrinsic(prefer_literal=True)
+def _multiply_tile(
+    typingctx, rows, vectors, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place, add
+):
+    """The body of `multiply_tile` for a number of rows and vectors that is known when compiling."""
+
+    def generate(context, builder, signature, arguments):
+        _, _, _, at, _, row, line, step, lines, run, _, column, filters, count, _, place, add = arguments
+        height, width = (signature.args[i].literal_value for i in (0, 1))
+        x, starts, w, out = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (2, 4, 10, 14)
+        )
+
+        def number(value):
+            return ir.Constant(_INDEX, value)
+
+        def vector_at(start, i):
+            return builder.bitcast(builder.gep(start, [i]), _VECTOR.as_pointer())
+
+        lanes = [_first(builder, builder.sub(count, number(k * LANES))) for k in range(width)]
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(width)] for _ in range(height)]
+        for total in (total for pair in sums for total in pair):
+            builder.store(zero, total)
+        pixels = []
+        for r in range(height):
+            start = builder.load(builder.gep(starts, [builder.add(row, number(r))]))
+            pixels.append(builder.gep(x, [builder.add(at, start)]))
+        with cgutils.for_range(builder, lines) as a:
+            corner, first_tap = builder.mul(a.index, line), builder.mul(a.index, run)
+            with cgutils.for_range(builder, run) as q:
+                tap = builder.add(builder.mul(builder.add(first_tap, q.index), filters), column)
+                weights = [
+                    _load(builder, vector_at(w, builder.add(tap, number(k * LANES))), lanes[k]) for k in range(width)
+                ]
+                position = builder.add(corner, builder.mul(q.index, step))
+                for r in range(height):
+                    value = _spread(builder, builder.load(builder.gep(pixels[r], [position])), _NUMBER)
+                    for k in range(width):
+                        builder.store(_multiply_add(builder, value, weights[k], builder.load(sums[r][k])), sums[r][k])
+        targets = [
+            [vector_at(out, builder.add(place, builder.add(builder.mul(filters, number(r)), number(k * LANES))))
+             for k in range(width)] for r in range(height)
+        ]  # fmt: skip
+        with builder.if_then(add):
+            for r in range(height):
+                for k in range(width):
+                    old = _load(builder, targets[r][k], lanes[k])
+                    builder.store(builder.fadd(old, builder.load(sums[r][k])), sums[r][k])
+        for r in range(height):
+            for k in range(width):
+                _store(builder, builder.load(sums[r][k]), targets[r][k], lanes[k])
+        return context.get_dummy_value()
+
+    size = types.intp
+    return types.void(rows, vectors, x, size, starts, *[size] * 5, w, *[size] * 3, out, size, types.boolean), generate
+
+
+@numba.njit
+def multiply(x, at, starts, line, step, lines, run, w, column, filters, out, place, add):
+    """Rows of a matrix product, tile by tile: for r < len(starts) and f < filters - column, but at most 32,
+
+    out[place + r * filters + f] = sum over a < lines, q < run of
+        x[at + starts[r] + a * line + q * step] * w[(a * run + q) * filters + column + f]
+
+    in that order, each product added with one rounding; `add` adds that to what `out` holds. All arrays are flat.
+    """
+    rows, count = len(starts), filters - column
+    moved_back = rows > ROWS and not add  # the last tile may end with the rows and do some twice
+    tiles = (rows + ROWS - 1) // ROWS if moved_back else rows // ROWS
+    for tile in range(tiles):
+        r = min(tile * ROWS, rows - ROWS)
+        to = place + r * filters
+        if count > LANES:
+            _multiply_tile(ROWS, 2, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
+        else:
+            _multiply_tile(ROWS, 1, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
+    for r in range(tiles * ROWS, rows):
+        to = place + r * filters
+        _multiply_tile(1, 2, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
