@@ -44,15 +44,16 @@ OPTIONS = (  # settings of Numba that change the code it makes
 )  # fmt: skip
 
 
-def compiled(function: Callable | None = None, *, parallel: bool = True) -> Any:
-    """`numba.njit`, with code that is kept on disk; `@compiled` or `@compiled(parallel=False)`.
+def compiled(function: Callable | None = None, *, parallel: bool = False) -> Any:
+    """`numba.njit`, with code that is kept on disk; `@compiled`, or `@compiled(parallel=True)` for `numba.prange`.
 
-    Division by zero gives what NumPy gives. A function that stands in no file beside this one, or that holds
-    variables of a function around it, is compiled in each process: nothing here would notice that it changed.
+    It runs without Python's lock, and division by zero gives what NumPy gives. A function that stands in no file
+    beside this one, or that holds variables of a function around it, is compiled in each process: nothing here would
+    notice that it changed.
     """
     if function is None:
         return functools.partial(compiled, parallel=parallel)
-    kernel: Any = numba.njit(parallel=parallel, error_model="numpy")(function)
+    kernel: Any = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
     beside = Path(function.__code__.co_filename).absolute().parent == HERE
     if beside and not function.__closure__ and kernel is not function:  # NUMBA_DISABLE_JIT gives the function itself
         if obstacle := _obstacle(kernel):

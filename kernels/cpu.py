@@ -1,4 +1,4 @@
-"""The reference kernels as compiled loops (Numba), parallel over images or rows.
+"""The reference kernels as loops compiled by Numba; threads share the images, or their rows.
 
 Each public function allocates; the compiled loop behind it only fills what it is given. The kernels of fused ops stand
 in files of their own, and are offered here beside the others.
@@ -12,25 +12,31 @@ from .compiling import compiled
 from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv_relu_max_pool2d_backward
 from .cpu_dense import dense, dense_backward
 from .shapes import Windows
+from .threads import next_task, one_thread, run, set_threads, workers
+
+BLOCK = 16 * 1024  # weights of a task: small beside a core's cache, large beside the cost of taking it
 
 __all__ = [
     "adam_update", "col2im", "conv2d", "conv2d_backward", "conv_relu_max_pool2d", "conv_relu_max_pool2d_backward",
-    "dense", "dense_backward", "im2col", "max_pool2d", "max_pool2d_backward", "sgd_update", "warp",
+    "dense", "dense_backward", "im2col", "max_pool2d", "max_pool2d_backward", "one_thread", "set_threads",
+    "sgd_update", "warp",
 ]  # fmt: skip
 
 
 def im2col(x, win: Windows):
     n, _, _, c = x.shape
     cols = memory.empty((n, win.oh, win.ow, win.taps * c), x.dtype)
-    _im2col(np.ascontiguousarray(x), cols, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    geometry = win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left
+    run(_im2col, workers(cols.size, n * win.oh), memory.ready(x), cols, *geometry)
     return cols
 
 
 @compiled
-def _im2col(x, cols, kh, kw, sh, sw, dh, dw, top, left):
+def _im2col(worker, tasks, x, cols, kh, kw, sh, sw, dh, dw, top, left):
     n, h, w, c = x.shape
     _, oh, ow, _ = cols.shape
-    for row in numba.prange(n * oh):
+    row = next_task(tasks)
+    while row < n * oh:
         image, i = row // oh, row % oh
         for j in range(ow):
             for a in range(kh):
@@ -44,20 +50,23 @@ def _im2col(x, cols, kh, kw, sh, sw, dh, dw, top, left):
                     else:
                         for channel in range(c):
                             cols[image, i, j, start + channel] = 0
+        row = next_task(tasks)
 
 
 def col2im(cols, win: Windows):
     n = cols.shape[0]
     x = memory.zeros((n, win.h, win.w, cols.shape[3] // win.taps), cols.dtype)
-    _col2im(np.ascontiguousarray(cols), x, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    geometry = win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left
+    run(_col2im, workers(cols.size, n), memory.ready(cols), x, *geometry)
     return x
 
 
 @compiled
-def _col2im(cols, x, kh, kw, sh, sw, dh, dw, top, left):
+def _col2im(worker, tasks, cols, x, kh, kw, sh, sw, dh, dw, top, left):
     n, h, w, c = x.shape
     _, oh, ow, _ = cols.shape
-    for image in numba.prange(n):  # an image belongs to one thread: its sums have one order
+    image = next_task(tasks)  # an image belongs to one thread: its sums have one order
+    while image < n:
         for a in range(kh):  # the reference's order of additions, for the same bits
             for b in range(kw):
                 start = (a * kw + b) * c
@@ -69,22 +78,24 @@ def _col2im(cols, x, kh, kw, sh, sw, dh, dw, top, left):
                             if 0 <= column < w:
                                 for channel in range(c):
                                     x[image, y, column, channel] += cols[image, i, j, start + channel]
+        image = next_task(tasks)
 
 
 def max_pool2d(x, win: Windows):
     n, _, _, c = x.shape
     y = memory.empty((n, win.oh, win.ow, c), x.dtype)
     winner = memory.empty(y.shape, np.int32)
-    x = np.ascontiguousarray(x)
-    _max_pool2d(x, y, winner, win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    geometry = win.kh, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left
+    run(_max_pool2d, workers(y.size * win.taps, n * win.oh), memory.ready(x), y, winner, *geometry)
     return y, winner
 
 
 @compiled
-def _max_pool2d(x, y, winner, kh, kw, sh, sw, dh, dw, top, left):
+def _max_pool2d(worker, tasks, x, y, winner, kh, kw, sh, sw, dh, dw, top, left):
     n, h, w, c = x.shape
     _, oh, ow, _ = y.shape
-    for row in numba.prange(n * oh):
+    row = next_task(tasks)
+    while row < n * oh:
         image, i = row // oh, row % oh
         for j in range(ow):
             for channel in range(c):
@@ -101,21 +112,23 @@ def _max_pool2d(x, y, winner, kh, kw, sh, sw, dh, dw, top, left):
                             if value > best or (value != value and best == best):
                                 y[image, i, j, channel] = value
                                 winner[image, i, j, channel] = a * kw + b
+        row = next_task(tasks)
 
 
 def max_pool2d_backward(gy, winner, win: Windows):
     n, _, _, c = gy.shape
     gx = memory.zeros((n, win.h, win.w, c), gy.dtype)
-    gy = np.ascontiguousarray(gy)
-    _max_pool2d_backward(gy, winner, gx, win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left)
+    geometry = win.kw, win.sh, win.sw, win.dh, win.dw, win.top, win.left
+    run(_max_pool2d_backward, workers(gy.size, n), memory.ready(gy), winner, gx, *geometry)
     return gx
 
 
 @compiled
-def _max_pool2d_backward(gy, winner, gx, kw, sh, sw, dh, dw, top, left):
+def _max_pool2d_backward(worker, tasks, gy, winner, gx, kw, sh, sw, dh, dw, top, left):
     n, oh, ow, c = gy.shape
     _, h, w, _ = gx.shape
-    for image in numba.prange(n):  # windows may overlap: an image belongs to one thread
+    image = next_task(tasks)  # windows may overlap: an image belongs to one thread
+    while image < n:
         for i in range(oh):
             for j in range(ow):
                 for channel in range(c):
@@ -124,53 +137,67 @@ def _max_pool2d_backward(gy, winner, gx, kw, sh, sw, dh, dw, top, left):
                     column = j * sw - left + (tap % kw) * dw
                     if 0 <= y < h and 0 <= column < w:
                         gx[image, y, column, channel] += gy[image, i, j, channel]
+        image = next_task(tasks)
 
 
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
     if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
-    number = w.dtype.type
-    _adam_update(
-        w.reshape(-1), g.reshape(-1), m.reshape(-1), v.reshape(-1),
-        number(rate), number(1 - beta_1), number(1 - beta_2), number(epsilon),
-    )  # fmt: skip
+    factors = (w.dtype.type(factor) for factor in (rate, 1 - beta_1, 1 - beta_2, epsilon))
+    flat = (array.reshape(-1) for array in (w, g, m, v))
+    run(_adam_update, workers(8 * w.size, -(-w.size // BLOCK)), *flat, *factors)
 
 
 @compiled
-def _adam_update(w, g, m, v, rate, share_1, share_2, epsilon):
-    for i in numba.prange(w.size):
-        m[i] += (g[i] - m[i]) * share_1
-        v[i] += (g[i] * g[i] - v[i]) * share_2
-        w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)
+def _adam_update(worker, tasks, weights, gradients, means, squares, rate, share_1, share_2, epsilon):
+    start = next_task(tasks) * BLOCK
+    while start < weights.size:
+        part = slice(start, min(start + BLOCK, weights.size))
+        w, g, m, v = weights[part], gradients[part], means[part], squares[part]
+        for i in range(w.size):
+            m[i] += (g[i] - m[i]) * share_1
+            v[i] += (g[i] * g[i] - v[i]) * share_2
+            w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)
+        start = next_task(tasks) * BLOCK
 
 
 def sgd_update(w, g, velocity, rate: float, momentum: float, nesterov: bool) -> None:
-    number = w.dtype.type
-    _sgd_update(w.reshape(-1), g.reshape(-1), velocity.reshape(-1), number(-rate), number(momentum), nesterov)
+    if not all(a.flags.c_contiguous for a in (w, velocity)):
+        return reference.sgd_update(w, g, velocity, rate, momentum, nesterov)
+    flat = (array.reshape(-1) for array in (w, g, velocity))
+    factors = w.dtype.type(-rate), w.dtype.type(momentum)
+    run(_sgd_update, workers(4 * w.size, -(-w.size // BLOCK)), *flat, *factors, nesterov)
 
 
 @compiled
-def _sgd_update(w, g, velocity, rate, momentum, nesterov):
-    for i in numba.prange(w.size):
-        step = g[i] * rate
-        velocity[i] = velocity[i] * momentum + step
-        w[i] += momentum * velocity[i] + step if nesterov else velocity[i]
+def _sgd_update(worker, tasks, weights, gradients, velocities, rate, momentum, nesterov):
+    start = next_task(tasks) * BLOCK
+    while start < weights.size:
+        part = slice(start, min(start + BLOCK, weights.size))
+        w, g, velocity = weights[part], gradients[part], velocities[part]
+        for i in range(w.size):
+            step = g[i] * rate
+            velocity[i] = velocity[i] * momentum + step
+            w[i] += momentum * velocity[i] + step if nesterov else velocity[i]
+        start = next_task(tasks) * BLOCK
 
 
 def warp(images, matrices, fill_mode: str, cval: float, scale: float):
     y = memory.empty(images.shape, np.float32)
     mode = ("nearest", "constant", "reflect", "wrap").index(fill_mode)
-    images, matrices = np.ascontiguousarray(images), np.ascontiguousarray(matrices, np.float64)
+    images, matrices = memory.ready(images), memory.ready(np.asarray(matrices, np.float64))
     if len(matrices) != len(images):
         raise ValueError(f"{len(images)} images need as many matrices, not {len(matrices)}")
-    _warp(images, matrices, y, mode, np.float32(cval), np.float32(scale))
+    team = workers(16 * images.size, images.shape[0] * images.shape[1])
+    run(_warp, team, images, matrices, y, mode, np.float32(cval), np.float32(scale))
     return y
 
 
 @compiled
-def _warp(images, matrices, y, mode, cval, scale):
+def _warp(worker, tasks, images, matrices, y, mode, cval, scale):
     n, h, w, c = images.shape
-    for line in numba.prange(n * h):
+    line = next_task(tasks)
+    while line < n * h:
         image, i = line // h, line % h
         m = matrices[image]
         for j in range(w):
@@ -189,6 +216,7 @@ def _warp(images, matrices, y, mode, cval, scale):
                 d, e = np.float32(images[image, i1, j0, channel]), np.float32(images[image, i1, j1, channel])
                 upper, lower = a + (b - a) * right, d + (e - d) * right
                 y[image, i, j, channel] = (upper + (lower - upper) * down) * scale
+        line = next_task(tasks)
 
 
 @numba.njit

@@ -5,6 +5,8 @@ im2col's copy of it; Winograd's algorithm, which needs fewer products for 3x3 wi
 where a pool found its maximum. All arrays are float32.
 """
 
+from functools import lru_cache
+
 import numba
 import numpy as np
 
@@ -21,8 +23,8 @@ from .cpu_routed import (
 )
 from .cpu_winograd import winograd, winograd_fits
 from .shapes import Windows, windows
-from .threads import counter, next_task, workers
-from .vectors import LANES, PAIR, above_zero, beats, load, multiply, spread, store, where
+from .threads import next_task, run, workers
+from .vectors import LANES, PAIR, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 SHARDS = 32  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
@@ -48,13 +50,13 @@ def conv2d(x, w, b, win: Windows, relu: bool):
 def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, gw=None, gb=None):
     """The gradients of `conv2d`: of the input (None unless needed), weights and bias, in gw and gb where given."""
     n, _, _, c = x.shape
-    filters, padded = w.shape[3], _padded(x, win)
+    filters, width, padded = w.shape[3], win.left + win.w + win.right, _padded(x, win)
     g = memory.empty(gy.shape)
     np.multiply(gy, y > 0 if relu else 1, out=g)
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
     gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
     team = workers(g.size * win.taps * c, len(gws))
-    _weight_gradients(_taps(win, padded), g, padded, gws, gbs, team, counter(), win.sh, win.sw)
+    run(_weight_gradients, team, _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
     np.sum(gws, axis=0, out=gw.reshape(-1, filters))
     np.sum(gbs, axis=0, out=gb)
     return _input_gradient(g, w, win) if input_needed else None, gw, gb
@@ -67,33 +69,31 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     gradient, or gives one to the weights: a quarter of the work of a dense convolution for 2x2 pools, less for ReLU.
     """
     n, _, _, c = x.shape
-    filters, size = w.shape[3], win.taps * c
-    gy, padded = np.ascontiguousarray(gy, np.float32), _padded(x, win)
+    filters, size, width = w.shape[3], win.taps * c, win.left + win.w + win.right
+    gy, padded = memory.ready(gy), _padded(x, win)
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
     work = n * pool.oh * pool.ow * filters * size
-    at_tap, step = positions(win, pool, padded), (win.sh * pool.sh, win.sw * pool.sw)
+    at_tap, step = positions(win, pool, width, c), (win.sh * pool.sh, win.sw * pool.sw)
     gbs = _shards(n, filters)
+    team = workers(work, len(gbs))
     if dense_is_cheaper(win, pool, c, filters):
         gws = _shards(n, size, filters)
-        rows = memory.empty((workers(work, len(gws)), pool.oh * pool.kh * pool.ow * pool.kw * filters))
-        weight_gradients_unpooled(
-            _taps(win, padded), gy, winner, padded, gws, gbs, rows, counter(), pool.kh, pool.kw, win.sh, win.sw
-        )
+        rows = memory.empty((team, pool.oh * pool.kh * pool.ow * pool.kw * filters))
+        strides = pool.kh, pool.kw, win.sh, win.sw
+        run(weight_gradients_unpooled, team, _taps(win, width, c), gy, winner, padded, gws, gbs, rows, *strides)
         np.sum(gws, axis=0, out=gw.reshape(size, filters))
     else:
-        gws, team = _shards(n, filters, size), workers(work, min(n, SHARDS))
+        gws, tables = _shards(n, filters, size), (*panels(win, width, c), at_tap)
         starts, alive = memory.empty((team, CHUNK * filters), np.int32), np.empty((team, filters), np.int64)
-        weight_gradients_routed(
-            *panels(win, padded), at_tap, gy, winner, padded, gws, gbs, starts, alive, counter(), *step
-        )
+        run(weight_gradients_routed, team, *tables, gy, winner, padded, gws, gbs, starts, alive, *step)
         np.copyto(gw.reshape(size, filters), gws.sum(axis=0).T)
     np.sum(gbs, axis=0, out=gb)
     if not input_needed:
         return None, gw, gb
-    kernel = np.ascontiguousarray(w.reshape(size, filters).T)  # (F, KH*KW*C)
-    gpadded = memory.empty(padded.shape)
-    alive = np.empty((workers(work, n), pool.taps, -(-filters // 64)), np.int64)
-    input_gradient_routed(*panels(win, padded), at_tap, gy, winner, kernel, gpadded, alive, counter(), *step)
+    kernel = memory.ready(w.reshape(size, filters).T)  # (F, KH*KW*C)
+    gpadded, team = memory.empty(padded.shape), workers(work, n)
+    alive = np.empty((team, pool.taps, -(-filters // 64)), np.int64)
+    run(input_gradient_routed, team, *panels(win, width, c), at_tap, gy, winner, kernel, gpadded, alive, *step)
     return _cropped(gpadded, win), gw, gb
 
 
@@ -109,7 +109,7 @@ def _or_new(array, shape):
 def _padded(x, win: Windows):
     """x with its padding as zeros, contiguous."""
     if not (win.top or win.bottom or win.left or win.right):
-        return np.ascontiguousarray(x)
+        return memory.ready(x)
     n, h, w, c = x.shape
     padded = memory.empty((n, win.top + h + win.bottom, win.left + w + win.right, c))
     padded[:, : win.top] = padded[:, win.top + h :] = 0
@@ -122,9 +122,9 @@ def _cropped(padded, win: Windows):
     return padded[:, win.top : win.top + win.h, win.left : win.left + win.w]
 
 
-def _taps(win: Windows, padded):
+@lru_cache
+def _taps(win: Windows, width: int, c: int):
     """Where each of the KH*KW*C numbers of a window lies in the flat image, counted from the window's corner."""
-    _, _, width, c = padded.shape
     line, q = np.divmod(np.arange(win.taps * c), win.kw * c)
     return line * width * c + q
 
@@ -140,44 +140,43 @@ def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu):
     y, winner = memory.empty((n, oh, ow, filters)), memory.empty((n, oh, ow, filters), np.int8)
     team = workers(n * oh * ph * columns * filters * win.taps * c, n * oh)
     rows = memory.empty((team, ph * columns * filters))
-    starts = np.arange(columns) * (win.sw * c)
-    _direct(
-        padded, w.reshape(-1), b, y, winner, rows, starts, counter(), relu,
+    starts = starts_of(columns, win.sw * c)
+    run(
+        _direct, team, padded, memory.ready(w).reshape(-1), memory.ready(b), y, winner, rows, starts, relu,
         win.kh, win.kw * c, win.sh, ph, pw, psh, psw,
     )  # fmt: skip
     return y, winner
 
 
 @compiled
-def _direct(x, w, b, y, winner, rows, starts, tasks, relu, kh, run, sh, ph, pw, psh, psw):
+def _direct(worker, tasks, x, w, b, y, winner, rows, starts, relu, kh, run, sh, ph, pw, psh, psw):
     n, h, width, c = x.shape
     _, oh, ow, filters = y.shape
     columns, one = len(starts), spread(np.float32(1))
     x, y, winner = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
-    for worker in numba.prange(len(rows)):
-        row = rows[worker]  # the convolution's rows that one row of the pool needs: they stay in the cache
+    row = rows[worker]  # the convolution's rows that one row of the pool needs: they stay in the cache
+    task = next_task(tasks)
+    while task < n * oh:
+        image, i = task // oh, task % oh
+        for r in range(ph):
+            corner = (image * h + (i * psh + r) * sh) * width * c
+            for f in range(0, filters, PAIR):
+                place = r * columns * filters + f
+                multiply(x, corner, starts, width * c, 1, kh, run, w, f, filters, row, place, False)
+        for f in range(0, filters, LANES):
+            count, bias = filters - f, load(b, f, filters - f)
+            for j in range(ow):
+                start = j * psw * filters + f
+                best = load(row, start, count)
+                tap = number = spread(np.float32(0))
+                for r in range(ph):
+                    for s in range(pw):
+                        value = load(row, start + (r * columns + s) * filters, count)
+                        better = beats(value, best)
+                        best, tap = where(better, value, best), where(better, number, tap)
+                        number += one
+                _finish(best + bias, tap, relu, y, winner, (task * ow + j) * filters + f, count)
         task = next_task(tasks)
-        while task < n * oh:
-            image, i = task // oh, task % oh
-            for r in range(ph):
-                corner = (image * h + (i * psh + r) * sh) * width * c
-                for f in range(0, filters, PAIR):
-                    place = r * columns * filters + f
-                    multiply(x, corner, starts, width * c, 1, kh, run, w, f, filters, row, place, False)
-            for f in range(0, filters, LANES):
-                count, bias = filters - f, load(b, f, filters - f)
-                for j in range(ow):
-                    start = j * psw * filters + f
-                    best = load(row, start, count)
-                    tap = number = spread(np.float32(0))
-                    for r in range(ph):
-                        for s in range(pw):
-                            value = load(row, start + (r * columns + s) * filters, count)
-                            better = beats(value, best)
-                            best, tap = where(better, value, best), where(better, number, tap)
-                            number += one
-                    _finish(best + bias, tap, relu, y, winner, (task * ow + j) * filters + f, count)
-            task = next_task(tasks)
 
 
 @numba.njit
@@ -191,26 +190,25 @@ def _finish(value, tap, relu, y, winner, place, count):
 
 
 @compiled
-def _weight_gradients(taps, g, x, gws, gbs, team, tasks, sh, sw):
+def _weight_gradients(worker, tasks, taps, g, x, gws, gbs, sh, sw):
     """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F) from the gradient of the convolution, (N, OH, OW, F)."""
     n, oh, ow, filters = g.shape
     _, h, width, c = x.shape
     shards, x, flat = len(gws), x.reshape(-1), g.reshape(-1)
-    for _ in numba.prange(team):
+    shard = next_task(tasks)
+    while shard < shards:
+        first, last = shard * n // shards, (shard + 1) * n // shards
+        gw, gb = gws[shard].reshape(-1), gbs[shard]
+        for image in range(first, last):
+            at, pixels = image * h * width * c, flat[image * oh * ow * filters : (image + 1) * oh * ow * filters]
+            for f in range(0, filters, PAIR):
+                multiply(x, at, taps, sh * width * c, sw * c, oh, ow, pixels, f, filters, gw, f, image > first)
+            for f in range(0, filters, LANES):
+                count, total = filters - f, spread(np.float32(0))
+                for place in range(f, oh * ow * filters, filters):
+                    total += load(pixels, place, count)
+                store(gb, f, total if image == first else total + load(gb, f, count), count)
         shard = next_task(tasks)
-        while shard < shards:
-            first, last = shard * n // shards, (shard + 1) * n // shards
-            gw, gb = gws[shard].reshape(-1), gbs[shard]
-            for image in range(first, last):
-                at, pixels = image * h * width * c, flat[image * oh * ow * filters : (image + 1) * oh * ow * filters]
-                for f in range(0, filters, PAIR):
-                    multiply(x, at, taps, sh * width * c, sw * c, oh, ow, pixels, f, filters, gw, f, image > first)
-                for f in range(0, filters, LANES):
-                    count, total = filters - f, spread(np.float32(0))
-                    for place in range(f, oh * ow * filters, filters):
-                        total += load(pixels, place, count)
-                    store(gb, f, total if image == first else total + load(gb, f, count), count)
-            shard = next_task(tasks)
 
 
 def _input_gradient(g, w, win: Windows):
@@ -221,7 +219,7 @@ def _input_gradient(g, w, win: Windows):
         apart = memory.zeros((n, h, width, filters))
         apart[:, :: win.sh, :: win.sw] = g
         g = apart
-    turned = np.ascontiguousarray(w[::-1, ::-1].transpose(0, 1, 3, 2))  # (KH, KW, F, C)
+    turned = memory.ready(w[::-1, ::-1].transpose(0, 1, 3, 2))  # (KH, KW, F, C)
     pads = (win.kh - 1 - win.top, win.kh - 1 - win.bottom), (win.kw - 1 - win.left, win.kw - 1 - win.right)
     back = windows((h, width), (win.kh, win.kw), padding=pads)
     return conv2d(g, turned, np.zeros(w.shape[2], np.float32), back, relu=False)

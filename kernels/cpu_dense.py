@@ -9,43 +9,78 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
-from .threads import counter, next_task, workers
-from .vectors import LANES, PAIR, ROWS, above_zero, load, multiply, spread, store, where
+from .threads import next_task, run, workers
+from .vectors import LANES, PAIR, ROWS, above_zero, load, multiply, multiply_add, spread, starts_of, store, where
+
+FEW = 4 * LANES  # units of a task when there are few samples
 
 
 def dense(x, w, b, relu: bool):
     """x @ w + b, then ReLU if wanted: (N, INPUTS), (INPUTS, UNITS), (UNITS,) -> (N, UNITS)."""
-    x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
+    x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
     n, inputs = x.shape
     y = memory.empty((n, w.shape[1]))
+    if n < ROWS:
+        run(_dense_few, workers(8 * x.size * w.shape[1], n * -(-w.shape[1] // FEW)), x, w, b, y, relu)
+        return y
     blocks = -(-w.shape[1] // PAIR) * -(-n // ROWS)
-    _dense(x, w, b, y, np.arange(n) * inputs, counter(), workers(x.size * w.shape[1], blocks), relu)
+    run(_dense, workers(x.size * w.shape[1], blocks), x, w, b, y, starts_of(n, inputs), relu)
     return y
 
 
 @compiled
-def _dense(x, w, b, y, starts, tasks, team, relu):
+def _dense(worker, tasks, x, w, b, y, starts, relu):
     n, inputs = x.shape
     units = w.shape[1]
     x, w, y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
     tall = (n + ROWS - 1) // ROWS
-    for _ in numba.prange(team):
+    task = next_task(tasks)
+    while task < (units + PAIR - 1) // PAIR * tall:
+        f, first = task // tall * PAIR, task % tall * ROWS
+        last = min(first + ROWS, n)
+        multiply(x, 0, starts[first:last], 0, 1, 1, inputs, w, f, units, y, first * units + f, False)
+        for r in range(first, last):
+            for k in range(f, min(f + PAIR, units), LANES):
+                value = load(y, r * units + k, units - k) + load(b, k, units - k)
+                value = where(above_zero(value), value, spread(np.float32(0))) if relu else value
+                store(y, r * units + k, value, units - k)
         task = next_task(tasks)
-        while task < (units + PAIR - 1) // PAIR * tall:
-            f, first = task // tall * PAIR, task % tall * ROWS
-            last = min(first + ROWS, n)
-            multiply(x, 0, starts[first:last], 0, 1, 1, inputs, w, f, units, y, first * units + f, False)
-            for r in range(first, last):
-                for k in range(f, min(f + PAIR, units), LANES):
-                    value = load(y, r * units + k, units - k) + load(b, k, units - k)
-                    value = where(above_zero(value), value, spread(np.float32(0))) if relu else value
-                    store(y, r * units + k, value, units - k)
-            task = next_task(tasks)
+
+
+@compiled
+def _dense_few(worker, tasks, x, w, b, y, relu):
+    """For few samples: reading the weights is most of the work, so they are read in the order they lie in."""
+    n, inputs = x.shape
+    units = w.shape[1]
+    x, w, y, zero = x.reshape(-1), w.reshape(-1), y.reshape(-1), spread(np.float32(0))
+    task = next_task(tasks)
+    while task < (units + FEW - 1) // FEW * n:
+        sample, f = task % n, task // n * FEW
+        sums = zero, zero, zero, zero
+        for k in range(inputs):
+            sums = _add_row(sums, spread(x[sample * inputs + k]), w, k * units + f, units - f)
+        for k in range(len(sums)):
+            place = f + k * LANES
+            value = sums[k] + load(b, place, units - place)
+            value = where(above_zero(value), value, zero) if relu else value
+            store(y, sample * units + place, value, units - place)
+        task = next_task(tasks)
+
+
+@numba.njit
+def _add_row(sums, value, w, at, count):
+    """sums + value * w[at : at + count], for at most 64 numbers."""
+    return (
+        multiply_add(value, load(w, at, count), sums[0]),
+        multiply_add(value, load(w, at + LANES, count - LANES), sums[1]),
+        multiply_add(value, load(w, at + 2 * LANES, count - 2 * LANES), sums[2]),
+        multiply_add(value, load(w, at + 3 * LANES, count - 3 * LANES), sums[3]),
+    )
 
 
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):
     """The gradients of `dense`: of the input (None unless needed), weights and bias, in gw and gb where given."""
-    x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
+    x, w = memory.ready(x), memory.ready(w)
     (n, inputs), units = x.shape, w.shape[1]
     g = memory.empty(gy.shape)
     np.multiply(gy, y > 0 if relu else 1, out=g)
@@ -53,44 +88,42 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     gb = np.sum(g, axis=0, out=gb)
     gx = memory.empty(x.shape) if input_needed else None
     team = workers(x.size * units, -(-inputs // ROWS))
-    _weight_gradient(x, g, gw, np.arange(inputs), counter(), team)
+    run(_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
     if gx is not None:
-        transposed = np.ascontiguousarray(g.T)  # (UNITS, N)
+        transposed = memory.ready(g.T)  # (UNITS, N)
         spaces = memory.empty((team, ROWS * n))
-        _input_gradient(w, transposed, gx, spaces, np.arange(inputs) * units, counter())
+        run(_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
     return gx, gw, gb
 
 
 @compiled
-def _weight_gradient(x, g, gw, starts, tasks, team):
+def _weight_gradient(worker, tasks, x, g, gw, starts):
     """gw = x.T @ g, nine rows at a time: the samples are added in order."""
     n, inputs = x.shape
     units = g.shape[1]
     x, g, gw = x.reshape(-1), g.reshape(-1), gw.reshape(-1)
     block = 8 * ROWS
-    for _ in numba.prange(team):
+    task = next_task(tasks)
+    while task * block < inputs:
+        first, last = task * block, min((task + 1) * block, inputs)
+        for f in range(0, units, PAIR):
+            multiply(x, 0, starts[first:last], 0, inputs, 1, n, g, f, units, gw, first * units + f, False)
         task = next_task(tasks)
-        while task * block < inputs:
-            first, last = task * block, min((task + 1) * block, inputs)
-            for f in range(0, units, PAIR):
-                multiply(x, 0, starts[first:last], 0, inputs, 1, n, g, f, units, gw, first * units + f, False)
-            task = next_task(tasks)
 
 
 @compiled
-def _input_gradient(w, g, gx, spaces, starts, tasks):
+def _input_gradient(worker, tasks, w, g, gx, spaces, starts):
     """gx = g.T @ w.T for g (UNITS, N): the weights of nine inputs at a time meet all samples, then turn around."""
     inputs, units = w.shape
     n = g.shape[1]
     w, g = w.reshape(-1), g.reshape(-1)
-    for worker in numba.prange(len(spaces)):
-        turned = spaces[worker]  # (ROWS, N)
+    turned = spaces[worker]  # (ROWS, N)
+    task = next_task(tasks)
+    while task * ROWS < inputs:
+        first, last = task * ROWS, min((task + 1) * ROWS, inputs)
+        for sample in range(0, n, PAIR):
+            multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
+        for sample in range(n):
+            for k in range(first, last):
+                gx[sample, k] = turned[(k - first) * n + sample]
         task = next_task(tasks)
-        while task * ROWS < inputs:
-            first, last = task * ROWS, min((task + 1) * ROWS, inputs)
-            for sample in range(0, n, PAIR):
-                multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
-            for sample in range(n):
-                for k in range(first, last):
-                    gx[sample, k] = turned[(k - first) * n + sample]
-            task = next_task(tasks)

@@ -4,6 +4,8 @@ Of the four outputs in front of a 2x2 pool one gets a gradient, or none where Re
 takes part in the gradients of few filters. These loops visit just those, which is a fraction of a convolution's work.
 """
 
+from functools import lru_cache
+
 import numba
 import numpy as np
 
@@ -30,21 +32,21 @@ WIDTH = PANEL * LANES
 CHUNK = 40  # pooled pixels that are looked at together: their part of the image stays in the first cache
 
 
-def panels(win: Windows, padded):
+@lru_cache
+def panels(win: Windows, width: int, c: int):
     """A window's KH lines of KW*C numbers, cut into panels of six vectors: three tables, a number for each panel.
 
     Where it begins in the flat image, counted from the window's corner; where in a filter's weights; and how many
     numbers of the line are left there, which may be fewer or more than a panel holds.
     """
-    _, _, width, c = padded.shape
     run = win.kw * c
     line, start = np.divmod(np.arange(0, win.kh * -(-run // WIDTH)) * WIDTH, -(-run // WIDTH) * WIDTH)
     return line * width * c + start, line * run + start, run - start
 
 
-def positions(win: Windows, pool: Windows, padded):
+@lru_cache
+def positions(win: Windows, pool: Windows, width: int, c: int):
     """For each tap of the pool: where its window begins in the flat image, counted from the first tap's."""
-    _, _, width, c = padded.shape
     r, s = np.divmod(np.arange(pool.taps), pool.kw)
     return ((r * win.sh * width + s * win.sw) * c).astype(np.int32)
 
@@ -94,7 +96,7 @@ def _add_panel(sums, factor, panel):
 
 @compiled
 def weight_gradients_routed(
-    in_image, in_weights, left, at_tap, gy, winner, x, gws, gbs, spaces, alive, tasks, down, right
+    worker, tasks, in_image, in_weights, left, at_tap, gy, winner, x, gws, gbs, spaces, alive, down, right
 ):
     """gws (SHARDS, F, KH*KW*C) and gbs (SHARDS, F): for each filter, the windows that won, times their gradients.
 
@@ -105,46 +107,45 @@ def weight_gradients_routed(
     _, h, width, c = x.shape
     shards, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    for worker in numba.prange(len(spaces)):
-        starts, bits = spaces[worker], alive[worker]  # (CHUNK * F,), (F,)
+    starts, bits = spaces[worker], alive[worker]  # (CHUNK * F,), (F,)
+    shard = next_task(tasks)
+    while shard < shards:
+        gw, gb = gws[shard].reshape(-1), gbs[shard]
+        gw[:] = 0
+        gb[:] = 0
+        for image in range(shard * n // shards, (shard + 1) * n // shards):
+            for first in range(0, oh * ow, CHUNK):
+                place = (image * oh * ow + first) * filters
+                bits[:] = 0
+                for k in range(min(CHUNK, oh * ow - first)):
+                    i, j = (first + k) // ow, (first + k) % ow
+                    corner = np.int32(((image * h + i * down) * width + j * right) * c)
+                    won = winner[place + k * filters : place + (k + 1) * filters]
+                    start = starts[k * filters : (k + 1) * filters]
+                    for f in range(filters):
+                        start[f] = corner + at_tap[max(won[f], 0)]
+                        bits[f] |= np.int64(won[f] >= 0) << k
+                for p in range(len(left)):
+                    for f in range(filters):
+                        sums = _load_panel(gw, f * size + in_weights[p], left[p])
+                        rest = bits[f]
+                        while rest:
+                            at = lowest_bit(rest) * filters + f
+                            rest &= rest - 1
+                            pixels = _load_panel(x, starts[at] + in_image[p], left[p])
+                            sums = _add_panel(sums, spread(gy[place + at]), pixels)
+                        _store_panel(gw, f * size + in_weights[p], sums, left[p])
+            for f in range(0, filters, LANES):
+                total = load(gb, f, filters - f)
+                for place in range(image * oh * ow * filters + f, (image + 1) * oh * ow * filters, filters):
+                    passed = above_zero(load(winner, place, filters - f) + spread(np.float32(1)))
+                    total += where(passed, load(gy, place, filters - f), spread(np.float32(0)))
+                store(gb, f, total, filters - f)
         shard = next_task(tasks)
-        while shard < shards:
-            gw, gb = gws[shard].reshape(-1), gbs[shard]
-            gw[:] = 0
-            gb[:] = 0
-            for image in range(shard * n // shards, (shard + 1) * n // shards):
-                for first in range(0, oh * ow, CHUNK):
-                    place = (image * oh * ow + first) * filters
-                    bits[:] = 0
-                    for k in range(min(CHUNK, oh * ow - first)):
-                        i, j = (first + k) // ow, (first + k) % ow
-                        corner = np.int32(((image * h + i * down) * width + j * right) * c)
-                        won = winner[place + k * filters : place + (k + 1) * filters]
-                        start = starts[k * filters : (k + 1) * filters]
-                        for f in range(filters):
-                            start[f] = corner + at_tap[max(won[f], 0)]
-                            bits[f] |= np.int64(won[f] >= 0) << k
-                    for p in range(len(left)):
-                        for f in range(filters):
-                            sums = _load_panel(gw, f * size + in_weights[p], left[p])
-                            rest = bits[f]
-                            while rest:
-                                at = lowest_bit(rest) * filters + f
-                                rest &= rest - 1
-                                pixels = _load_panel(x, starts[at] + in_image[p], left[p])
-                                sums = _add_panel(sums, spread(gy[place + at]), pixels)
-                            _store_panel(gw, f * size + in_weights[p], sums, left[p])
-                for f in range(0, filters, LANES):
-                    total = load(gb, f, filters - f)
-                    for place in range(image * oh * ow * filters + f, (image + 1) * oh * ow * filters, filters):
-                        passed = above_zero(load(winner, place, filters - f) + spread(np.float32(1)))
-                        total += where(passed, load(gy, place, filters - f), spread(np.float32(0)))
-                    store(gb, f, total, filters - f)
-            shard = next_task(tasks)
 
 
 @compiled
-def input_gradient_routed(in_image, in_weights, left, at_tap, gy, winner, w, gx, alive, tasks, down, right):
+def input_gradient_routed(worker, tasks, in_image, in_weights, left, at_tap, gy, winner, w, gx, alive, down, right):
     """gx (N, H, W, C), all of it written: at each window, the sum of the filters (F, KH*KW*C) that won there.
 
     `alive` has a bit for each tap of a pool and each filter: whether the filter's maximum was there.
@@ -153,64 +154,62 @@ def input_gradient_routed(in_image, in_weights, left, at_tap, gy, winner, w, gx,
     _, h, width, c = gx.shape
     taps, size, words = len(at_tap), w.shape[1], alive.shape[2]
     pixels, gy, winner, w = gx.reshape(-1), gy.reshape(-1), winner.reshape(-1), w.reshape(-1)
-    for worker in numba.prange(len(alive)):
-        bits = alive[worker]  # (taps, F / 64)
-        image = next_task(tasks)
-        while image < n:
-            gx[image] = 0
-            for i in range(oh):
-                for j in range(ow):
-                    place = ((image * oh + i) * ow + j) * filters
-                    bits[:] = 0
-                    for f in range(0, filters, LANES):
-                        won, number = load(winner, place + f, filters - f), spread(np.float32(0))
-                        for tap in range(taps):
-                            bits[tap, f // 64] |= mask_bits(same(won, number), filters - f) << f % 64
-                            number += spread(np.float32(1))
+    bits = alive[worker]  # (taps, F / 64)
+    image = next_task(tasks)
+    while image < n:
+        gx[image] = 0
+        for i in range(oh):
+            for j in range(ow):
+                place = ((image * oh + i) * ow + j) * filters
+                bits[:] = 0
+                for f in range(0, filters, LANES):
+                    won, number = load(winner, place + f, filters - f), spread(np.float32(0))
                     for tap in range(taps):
-                        corner = ((image * h + i * down) * width + j * right) * c + at_tap[tap]
-                        for p in range(len(left)):
-                            sums = _load_panel(pixels, corner + in_image[p], left[p])
-                            for word in range(words):
-                                rest = bits[tap, word]
-                                while rest:
-                                    f = word * 64 + lowest_bit(rest)
-                                    rest &= rest - 1
-                                    weights = _load_panel(w, f * size + in_weights[p], left[p])
-                                    sums = _add_panel(sums, spread(gy[place + f]), weights)
-                            _store_panel(pixels, corner + in_image[p], sums, left[p])
-            image = next_task(tasks)
+                        bits[tap, f // 64] |= mask_bits(same(won, number), filters - f) << f % 64
+                        number += spread(np.float32(1))
+                for tap in range(taps):
+                    corner = ((image * h + i * down) * width + j * right) * c + at_tap[tap]
+                    for p in range(len(left)):
+                        sums = _load_panel(pixels, corner + in_image[p], left[p])
+                        for word in range(words):
+                            rest = bits[tap, word]
+                            while rest:
+                                f = word * 64 + lowest_bit(rest)
+                                rest &= rest - 1
+                                weights = _load_panel(w, f * size + in_weights[p], left[p])
+                                sums = _add_panel(sums, spread(gy[place + f]), weights)
+                        _store_panel(pixels, corner + in_image[p], sums, left[p])
+        image = next_task(tasks)
 
 
 @compiled
-def weight_gradients_unpooled(taps, gy, winner, x, gws, gbs, spaces, tasks, ph, pw, sh, sw):
+def weight_gradients_unpooled(worker, tasks, taps, gy, winner, x, gws, gbs, spaces, ph, pw, sh, sw):
     """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F): the pool's input gets its gradients, and dense tiles take them."""
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
     shards, conv_w = len(gws), ow * pw
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    for worker in numba.prange(len(spaces)):
-        g = spaces[worker]  # (OH * PH, OW * PW, F)
+    g = spaces[worker]  # (OH * PH, OW * PW, F)
+    shard = next_task(tasks)
+    while shard < shards:
+        first, last = shard * n // shards, (shard + 1) * n // shards
+        for image in range(first, last):
+            for f in range(0, filters, LANES):
+                count, total = filters - f, spread(np.float32(0))
+                if image > first:
+                    total = load(gbs[shard], f, count)
+                for i in range(oh):
+                    for j in range(ow):
+                        place = ((image * oh + i) * ow + j) * filters + f
+                        value, tap = load(gy, place, count), load(winner, place, count)
+                        for r in range(ph):
+                            for s in range(pw):
+                                here = same(tap, spread(np.float32(r * pw + s)))
+                                routed = where(here, value, spread(np.float32(0)))
+                                total += routed
+                                store(g, ((i * ph + r) * conv_w + j * pw + s) * filters + f, routed, count)
+                store(gbs[shard], f, total, count)
+            at, line, gw = image * h * width * c, sh * width * c, gws[shard].reshape(-1)
+            for f in range(0, filters, PAIR):
+                multiply(x, at, taps, line, sw * c, oh * ph, conv_w, g, f, filters, gw, f, image > first)
         shard = next_task(tasks)
-        while shard < shards:
-            first, last = shard * n // shards, (shard + 1) * n // shards
-            for image in range(first, last):
-                for f in range(0, filters, LANES):
-                    count, total = filters - f, spread(np.float32(0))
-                    if image > first:
-                        total = load(gbs[shard], f, count)
-                    for i in range(oh):
-                        for j in range(ow):
-                            place = ((image * oh + i) * ow + j) * filters + f
-                            value, tap = load(gy, place, count), load(winner, place, count)
-                            for r in range(ph):
-                                for s in range(pw):
-                                    here = same(tap, spread(np.float32(r * pw + s)))
-                                    routed = where(here, value, spread(np.float32(0)))
-                                    total += routed
-                                    store(g, ((i * ph + r) * conv_w + j * pw + s) * filters + f, routed, count)
-                    store(gbs[shard], f, total, count)
-                at, line, gw = image * h * width * c, sh * width * c, gws[shard].reshape(-1)
-                for f in range(0, filters, PAIR):
-                    multiply(x, at, taps, line, sw * c, oh * ph, conv_w, g, f, filters, gw, f, image > first)
-            shard = next_task(tasks)

@@ -11,8 +11,8 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .shapes import Windows
-from .threads import counter, next_task, workers
-from .vectors import LANES, PAIR, ROWS, above_zero, beats, load, multiply, spread, store, where
+from .threads import next_task, run, workers
+from .vectors import LANES, PAIR, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 COMPONENTS = 16
 WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
@@ -21,7 +21,9 @@ WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays
 def winograd_fits(w, win: Windows) -> bool:
     """Whether the windows are 3x3 side by side, with channels enough for transforms to be little beside products."""
     _, _, c, filters = w.shape
-    return (win.kh, win.kw, win.sh, win.sw) == (3, 3, 1, 1) and c >= LANES and filters >= LANES and min(win.oh, win.ow) > 1
+    return (
+        (win.kh, win.kw, win.sh, win.sw) == (3, 3, 1, 1) and c >= LANES and filters >= LANES and min(win.oh, win.ow) > 1
+    )
 
 
 def winograd(x, w, b, pooled: bool, relu: bool):
@@ -36,13 +38,13 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     y = memory.empty((n, down, across, filters) if pooled else (n, conv_h, conv_w, filters))
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
-    _transform_weights(np.ascontiguousarray(w), kernel)
+    _transform_weights(memory.ready(w), kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)), ROWS)  # tiles of a block
     blocks = -(-down * across // most)
     block = -(-down * across // (blocks * ROWS)) * ROWS
     team = workers(n * down * across * COMPONENTS * c * filters, n * blocks)
     spaces = memory.empty((team, COMPONENTS * block * (c + filters)))
-    _winograd(x, kernel, b, y, winner, spaces, np.arange(block) * c, counter(), down, across, pooled, relu)
+    run(_winograd, team, x, kernel, memory.ready(b), y, winner, spaces, starts_of(block, c), down, across, pooled, relu)
     return y, winner
 
 
@@ -69,7 +71,7 @@ def _store_four(array, at, step, values, count):
     store(array, at + 3 * step, values[3], count)
 
 
-@compiled(parallel=False)
+@compiled
 def _transform_weights(w, kernel):
     """(3, 3, C, F) -> sixteen components of (C, F)."""
     size = w.shape[2] * w.shape[3]
@@ -77,9 +79,7 @@ def _transform_weights(w, kernel):
     for at in range(0, size, LANES):
         count = size - at
         a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
-        b = _mix_weights(
-            load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half
-        )
+        b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
         c = _mix_weights(
             load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half
         )
@@ -135,48 +135,47 @@ def _rectified(value, relu):
 
 
 @compiled
-def _winograd(x, kernel, b, y, winner, spaces, starts, tasks, down, across, pooled, relu):
+def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, across, pooled, relu):
     n, h, width, c = x.shape
     filters, tiles, block = b.size, down * across, len(starts)
     blocks = (tiles + block - 1) // block
     x, y, winner = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
-    for worker in numba.prange(len(spaces)):
-        image_form = spaces[worker, : COMPONENTS * block * c]  # (16, block, C)
-        products = spaces[worker, COMPONENTS * block * c :]  # (16, block, F)
-        task = next_task(tasks)
-        while task < n * blocks:
-            image, first = task // blocks, task % blocks * block
-            size = min(block, tiles - first)
+    image_form = spaces[worker, : COMPONENTS * block * c]  # (16, block, C)
+    products = spaces[worker, COMPONENTS * block * c :]  # (16, block, F)
+    task = next_task(tasks)
+    while task < n * blocks:
+        image, first = task // blocks, task % blocks * block
+        size = min(block, tiles - first)
+        for t in range(size):
+            i = min((first + t) // across * 2, h - 4)  # the last tile is moved back to end with the image
+            j = min((first + t) % across * 2, width - 4)
+            for k in range(0, c, LANES):
+                at = ((image * h + i) * width + j) * c + k
+                _transform_tile(x, at, width * c, c, c - k, image_form, t * c + k, block * c)
+        for k in range(COMPONENTS):
+            rows, weights = image_form[k * block * c :], kernel[k * c * filters :]
+            for f in range(0, filters, PAIR):
+                place = k * block * filters + f
+                multiply(rows, 0, starts, 0, 1, 1, c, weights, f, filters, products, place, False)
+        for f in range(0, filters, LANES):
+            count, bias = filters - f, load(b, f, filters - f)
             for t in range(size):
-                i = min((first + t) // across * 2, h - 4)  # the last tile is moved back to end with the image
-                j = min((first + t) % across * 2, width - 4)
-                for k in range(0, c, LANES):
-                    at = ((image * h + i) * width + j) * c + k
-                    _transform_tile(x, at, width * c, c, c - k, image_form, t * c + k, block * c)
-            for k in range(COMPONENTS):
-                rows, weights = image_form[k * block * c :], kernel[k * c * filters :]
-                for f in range(0, filters, PAIR):
-                    place = k * block * filters + f
-                    multiply(rows, 0, starts, 0, 1, 1, c, weights, f, filters, products, place, False)
-            for f in range(0, filters, LANES):
-                count, bias = filters - f, load(b, f, filters - f)
-                for t in range(size):
-                    values = _transform_back(products, t * filters + f, block * filters, count)
-                    if pooled:
-                        best, tap = _challenge(values[0], spread(np.float32(0)), values[1], 1)
-                        best, tap = _challenge(best, tap, values[2], 2)
-                        best, tap = _challenge(best, tap, values[3], 3)
-                        best += bias
-                        place = (image * tiles + first + t) * filters + f
-                        store(y, place, _rectified(best, relu), count)
-                        tap = where(above_zero(best), tap, spread(np.float32(-1))) if relu else tap
-                        store(winner, place, tap, count)
-                    else:
-                        i = min((first + t) // across * 2, h - 4)
-                        j = min((first + t) % across * 2, width - 4)
-                        place, line = ((image * (h - 2) + i) * (width - 2) + j) * filters + f, (width - 2) * filters
-                        store(y, place, _rectified(values[0] + bias, relu), count)
-                        store(y, place + filters, _rectified(values[1] + bias, relu), count)
-                        store(y, place + line, _rectified(values[2] + bias, relu), count)
-                        store(y, place + line + filters, _rectified(values[3] + bias, relu), count)
-            task = next_task(tasks)
+                values = _transform_back(products, t * filters + f, block * filters, count)
+                if pooled:
+                    best, tap = _challenge(values[0], spread(np.float32(0)), values[1], 1)
+                    best, tap = _challenge(best, tap, values[2], 2)
+                    best, tap = _challenge(best, tap, values[3], 3)
+                    best += bias
+                    place = (image * tiles + first + t) * filters + f
+                    store(y, place, _rectified(best, relu), count)
+                    tap = where(above_zero(best), tap, spread(np.float32(-1))) if relu else tap
+                    store(winner, place, tap, count)
+                else:
+                    i = min((first + t) // across * 2, h - 4)
+                    j = min((first + t) % across * 2, width - 4)
+                    place, line = ((image * (h - 2) + i) * (width - 2) + j) * filters + f, (width - 2) * filters
+                    store(y, place, _rectified(values[0] + bias, relu), count)
+                    store(y, place + filters, _rectified(values[1] + bias, relu), count)
+                    store(y, place + line, _rectified(values[2] + bias, relu), count)
+                    store(y, place + line + filters, _rectified(values[3] + bias, relu), count)
+        task = next_task(tasks)

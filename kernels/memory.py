@@ -51,6 +51,18 @@ def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     return array
 
 
+def ready(array: np.ndarray) -> np.ndarray:
+    """The array itself if a compiled kernel can take it: in C order, aligned and writeable; else a copy that is.
+
+    Kernels write to no input, but a read-only array would be another type to Numba, compiled for once more.
+    """
+    if array.flags.carray:
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def idle() -> int:
     """How many bytes lie on the shelf."""
     return sum(size * len(blocks) for size, blocks in list(_shelf.items()))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 
 Pair = int | Sequence[int]
@@ -52,6 +53,15 @@ def windows(
     `padding`: "valid" (none), "same" (as TensorFlow: ceil(size / stride) windows, the odd pixel at the bottom and
     right), one number, (vertical, horizontal), or ((top, bottom), (left, right)).
     """
+    return _windows(*(_frozen(part) for part in (image, kernel, strides, padding, dilation)))
+
+
+def _frozen(part):
+    return tuple(map(_frozen, part)) if isinstance(part, list | tuple) else part
+
+
+@lru_cache
+def _windows(image, kernel, strides, padding, dilation) -> Windows:
     h, w = image
     (kh, kw), (sh, sw) = pair(kernel, "window"), pair(strides, "strides")
     dh, dw = pair(dilation, "dilation")

@@ -1,38 +1,106 @@
-"""How compiled kernels share the processor: tasks taken one by one, by as many threads as the work is worth.
+"""How kernels share the processor: a few threads take tasks one by one until none is left.
 
-A task is always the same piece of work, whoever takes it, so results do not depend on the number of threads; and a
-thread that has lost its core to another program takes fewer.
+A kernel is compiled without Python's lock, and is called once in each thread with the thread's number. A task is the
+same piece of work whoever takes it, so results do not depend on the number of threads; and a thread that has lost its
+core to another program takes fewer. Threads without work sleep.
 """
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before the first parallel call: idle threads must not spin
-
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-GRAIN = 1_000_000  # multiply-adds, about 20 microseconds: waking another thread for less brings nothing
+GRAIN = 2_000_000  # multiply-adds, about 40 microseconds: waking another thread for less brings nothing
+
+_limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_own = threading.local()
+_helpers: list[SimpleQueue] = []
+_busy = threading.Lock()
+
+
+def set_threads(number: int) -> None:
+    """Use at most so many threads from now on."""
+    global _limit
+    _limit = number
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside this block, kernels called by this thread run in it alone."""
+    _own.alone = True
+    try:
+        yield
+    finally:
+        _own.alone = False
 
 
 def workers(work: int, tasks: int) -> int:
     """How many threads to use for so many multiply-adds in so many tasks."""
-    return max(1, min(numba.get_num_threads(), tasks, work // GRAIN))
+    return 1 if getattr(_own, "alone", False) else max(1, min(_limit, tasks, work // GRAIN))
 
 
-def counter() -> np.ndarray:
-    """The number of the task that is next, for `next_task`."""
-    return np.zeros(1, np.int64)
+def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
+    """kernel(worker, tasks, *arguments) for each worker below `team`; `tasks` is what `next_task` counts with.
+
+    At the same time, unless the threads are taken: then one worker finds all the tasks, and the others none.
+    """
+    arguments = (np.zeros(1, np.int64), *arguments)
+    if team == 1 or not _busy.acquire(blocking=False):
+        for worker in range(team):
+            kernel(worker, *arguments)
+        return
+    try:
+        while len(_helpers) < team - 1:
+            _helpers.append(SimpleQueue())
+            threading.Thread(target=_help, args=(_helpers[-1],), name="tinycnn", daemon=True).start()
+        outcomes: SimpleQueue = SimpleQueue()
+        for worker in range(1, team):
+            _helpers[worker - 1].put((kernel, worker, arguments, outcomes))
+        try:
+            kernel(0, *arguments)
+        finally:
+            failures = [error for error in (outcomes.get() for _ in range(1, team)) if error]
+        if failures:
+            raise failures[0]
+    finally:
+        _busy.release()
+
+
+def _help(jobs: SimpleQueue) -> None:
+    while True:
+        kernel, worker, arguments, outcomes = jobs.get()
+        try:
+            kernel(worker, *arguments)
+            outcomes.put(None)
+        except BaseException as error:  # it belongs to the thread that waits for the outcome
+            outcomes.put(error)
+        del kernel, arguments, outcomes  # arrays must not stay alive until the next job
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads."""
+    global _busy
+    _helpers.clear()
+    _busy = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @intrinsic
-def next_task(typingctx, counter):
+def next_task(typingctx, tasks):
     """The number of the next task, which nobody else gets."""
 
     def generate(context, builder, signature, arguments):
         start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         return builder.atomic_rmw("add", start, ir.Constant(ir.IntType(64), 1), "monotonic")
 
-    return types.int64(counter), generate
+    return types.int64(tasks), generate

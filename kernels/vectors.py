@@ -5,8 +5,10 @@ the few things that kernels ask of vectors. A processor with narrower registers 
 """
 
 import operator
+from functools import lru_cache
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
@@ -261,6 +263,12 @@ def _multiply_tile(
 
     size = types.intp
     return types.void(rows, vectors, x, size, starts, *[size] * 5, w, *[size] * 3, out, size, types.boolean), generate
+
+
+@lru_cache
+def starts_of(rows: int, step: int) -> np.ndarray:
+    """Where rows begin that lie `step` numbers apart, for `multiply`."""
+    return np.arange(rows) * step
 
 
 @numba.njit

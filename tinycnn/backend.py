@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,9 @@ class Backend:
         return self if dtype in (np.float32, np.float64) else get("numpy")
 
     def asarray(self, data: Any) -> Any:
-        """Data as an array of this backend."""
-        return np.asarray(data)
+        """Data as an array of this backend, in the byte order of this machine."""
+        array = np.asarray(data)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array of zeros."""
@@ -113,9 +114,12 @@ def set_threads(number: int) -> None:
         raise UsageError(f"threads: {number} is not at least 1")
     _threads = number
     if _current is not None and _current.name == "numba":
-        import numba
+        _current.set_threads(number)
 
-        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+def one_thread() -> AbstractContextManager[Any]:
+    """A block in which this thread uses no others: for work beside that of the thread that trains."""
+    return current().one_thread() if current().has("one_thread") else nullcontext()
 
 
 @functools.cache

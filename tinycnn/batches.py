@@ -1,10 +1,12 @@
 """One view of data for fit, evaluate and predict: batches with numbers, whatever the data comes as."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
+from .backend import one_thread
 from .errors import DataError, UsageError
 from .random import generator
 
@@ -73,6 +75,29 @@ class StreamBatches:
             raise DataError(
                 f"the generator ended before batch {number + 1}; give fewer steps or an endless one"
             ) from None
+
+
+def in_turn(data: Batches, numbers: Iterable[int]) -> Iterator[Any]:
+    """These batches, one after the other; those that take work are made while the one before is used.
+
+    That takes a thread of its own, for data that says `prepares_ahead`: a user's generator stays in the caller's.
+    """
+    if not getattr(data, "prepares_ahead", False):
+        yield from (data.batch(number) for number in numbers)
+        return
+    with ThreadPoolExecutor(1, "tinycnn-batches") as thread:
+        coming = None
+        for number in numbers:
+            asked, coming = coming, thread.submit(_prepare, data, number)
+            if asked:
+                yield asked.result()
+        if coming:
+            yield coming.result()
+
+
+def _prepare(data: Batches, number: int) -> Any:
+    with one_thread():
+        return data.batch(number)
 
 
 def as_batches(x: Any, y: Any = None, batch_size: int = 32, shuffle: bool = False, seed: int = 0) -> Batches:

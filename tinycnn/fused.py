@@ -64,7 +64,7 @@ def _all_float32(inputs: Sequence[Any]) -> bool:
 
 
 class _FusedWeighted(FusedOp):
-    """What the ops with a weight and a bias share: `_backward` is the kernel's, its gradients go into leaves' buffers."""
+    """What the ops with a weight and a bias share: their gradients go into the leaves' buffers, if these have any."""
 
     def _bias(self, w, b):
         return np.zeros_like(w, shape=w.shape[-1:]) if b is None else b
@@ -89,7 +89,7 @@ class _FusedConv2D(_FusedWeighted):
 
     @classmethod
     def fits(cls, inputs, attributes):
-        return _all_float32(inputs) and shapes.pair(attributes.get("dilation", 1), "dilation") == (1, 1)
+        return _all_float32(inputs) and attributes.get("dilation", 1) in (1, (1, 1))
 
     def forward(self, x, w, b=None, *, strides=1, padding="valid", **_):
         ops.check_convolution(x, w, b)
@@ -139,7 +139,7 @@ class ConvReLUMaxPool2D(_FusedWeighted):
 
     @classmethod
     def fits(cls, inputs, attributes):
-        dilated = shapes.pair(attributes.get("dilation", 1), "dilation") != (1, 1)
+        dilated = attributes.get("dilation", 1) not in (1, (1, 1))
         taps = prod(shapes.pair(attributes.get("pool_size", 2), "window"))
         padded = attributes.get("pool_padding", "valid") != "valid"
         return _all_float32(inputs) and not dilated and not padded and taps <= 127
@@ -271,9 +271,12 @@ def fuse(chain: Sequence[Step]) -> list[Step]:
 
 def _longest_fusion(chain: Sequence[Step]) -> tuple[Step, int]:
     """The fused step that replaces most steps at the head of the chain (else the head itself), and how many."""
-    for op in sorted(FUSIONS, key=lambda op: -len(op.parts)):
-        run = chain[: len(op.parts)]
-        if tuple(step.op for step in run) == op.parts:
-            inputs = tuple(x for step in run for x in step.inputs)
-            return Step(op, inputs, op.merged([step.attributes for step in run])), len(run)
-    return chain[0], 1
+    found: type[FusedOp] | None = None
+    for op in FUSIONS:
+        if op.parts[0] is chain[0].op and (found is None or len(op.parts) > len(found.parts)):
+            found = op if tuple(step.op for step in chain[: len(op.parts)]) == op.parts else found
+    if found is None:
+        return chain[0], 1
+    run = chain[: len(found.parts)]
+    inputs = tuple(x for step in run for x in step.inputs)
+    return Step(found, inputs, found.merged([step.attributes for step in run])), len(run)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import losses, metrics, optimizers, storage
 from .backend import Backend, current, matrix_threads
-from .batches import Batches, as_batches, batches_of, split_batch, validation_split
+from .batches import Batches, as_batches, batches_of, in_turn, split_batch, validation_split
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
@@ -265,16 +265,16 @@ class Sequential:
 
     def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
-        for step, number in enumerate(numbers):
-            x, y = split_batch(data.batch(number))
+        for step, batch in enumerate(in_turn(data, numbers)):
+            x, y = split_batch(batch)
             means.add(self.train_on_batch(x, y), len(x))
             _tell(callbacks, "on_train_batch_end", step, {**means.values(), "images": means.count})
         return means.values()
 
     def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
-        for number in _counted(batches_of(data, steps), "Evaluating", verbose):
-            x, y = split_batch(data.batch(number))
+        for batch in in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose)):
+            x, y = split_batch(batch)
             means.add(self.test_on_batch(x, y), len(x))
         return means.values()
 
@@ -300,7 +300,7 @@ class Sequential:
         """The predictions for all samples (N, outputs)."""
         data = as_batches(x, None, batch_size)
         numbers = _counted(batches_of(data, steps), "Predicting", verbose)
-        return np.concatenate([self.predict_on_batch(split_batch(data.batch(number))[0]) for number in numbers])
+        return np.concatenate([self.predict_on_batch(split_batch(batch)[0]) for batch in in_turn(data, numbers)])
 
     def _take_over(self, data: Any) -> None:
         """Remember what an image iterator knows: class names, and how its pictures were prepared."""

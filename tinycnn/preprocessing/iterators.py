@@ -30,6 +30,8 @@ class Iterator:
     the same program draws the same numbers. len(self) is the number of batches in a pass; the last may be smaller.
     """
 
+    prepares_ahead = True  # `fit` may ask for the next batch in another thread while it trains on this one
+
     def __init__(
         self, n: int, image_data_generator: "ImageDataGenerator", batch_size: int, shuffle: bool, seed: int | None
     ) -> None:
@@ -43,6 +45,7 @@ class Iterator:
         self._position = 0  # number of the batch that comes next
         self._lock = threading.Lock()
         self._order: tuple[int, np.ndarray] = -1, np.arange(n)
+        self._draws: tuple[int, np.ndarray] = -1, np.empty((0, DRAWS))
 
     def batch(self, number: int) -> Any:
         """Batch `number` of the stream, counted from 0: (x, y), or x alone where there are no labels."""
@@ -53,8 +56,7 @@ class Iterator:
         images = self._images(samples)
         if not self.image_data_generator.augments:
             return self._labelled(self.image_data_generator.prepare(images), samples)
-        rows = [random_generator(self.seed or 0, "augment", in_pass, int(s)).random(DRAWS) for s in samples]
-        return self._labelled(self.image_data_generator.prepare(images, np.array(rows)), samples)
+        return self._labelled(self.image_data_generator.prepare(images, self._pass_draws(in_pass)[samples]), samples)
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size)
@@ -92,6 +94,14 @@ class Iterator:
             order = random_generator(self.seed or 0, "shuffle", number).permutation(self.n)
             self._order = number, order
         return order
+
+    def _pass_draws(self, number: int) -> np.ndarray:
+        """Uniform numbers (N, DRAWS) for the changes in a pass: a sample's row depends on nothing but these."""
+        known, draws = self._draws
+        if known != number:
+            draws = random_generator(self.seed or 0, "augment", number).random((self.n, DRAWS))
+            self._draws = number, draws
+        return draws
 
     def _images(self, samples: np.ndarray) -> np.ndarray:
         """The stored images (N, H, W, C) of these samples."""
