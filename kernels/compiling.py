@@ -6,7 +6,6 @@ runs on as it was. Here every file beside this one counts, and nothing is loaded
 
 import abc
 import errno
-import functools
 import hashlib
 import importlib
 import os
@@ -44,16 +43,13 @@ OPTIONS = (  # settings of Numba that change the code it makes
 )  # fmt: skip
 
 
-def compiled(function: Callable | None = None, *, parallel: bool = False) -> Any:
-    """`numba.njit`, with code that is kept on disk; `@compiled`, or `@compiled(parallel=True)` for `numba.prange`.
+def compiled(function: Callable) -> Any:
+    """`numba.njit` for kernels: without Python's lock, and with code that is kept on disk.
 
-    It runs without Python's lock, and division by zero gives what NumPy gives. A function that stands in no file
-    beside this one, or that holds variables of a function around it, is compiled in each process: nothing here would
-    notice that it changed.
+    Division by zero gives what NumPy gives. A function that stands in no file beside this one, or that holds
+    variables of a function around it, is compiled in each process: nothing here would notice that it changed.
     """
-    if function is None:
-        return functools.partial(compiled, parallel=parallel)
-    kernel: Any = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
+    kernel: Any = numba.njit(nogil=True, error_model="numpy")(function)
     beside = Path(function.__code__.co_filename).absolute().parent == HERE
     if beside and not function.__closure__ and kernel is not function:  # NUMBA_DISABLE_JIT gives the function itself
         if obstacle := _obstacle(kernel):
@@ -76,11 +72,11 @@ def _obstacle(kernel: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's kernels lie: in TINYCNN_CACHE_DIR, or where the drawn fish lie (see datasets/fish.py).
+    """Where this user's kernels lie: in TINYCNN_CACHE, or where the drawn fish lie (see datasets/fish.py).
 
     Raises RuntimeError if the user has no home folder.
     """
-    if chosen := os.environ.get("TINYCNN_CACHE_DIR") or os.environ.get("TINYCNN_CACHE"):
+    if chosen := os.environ.get("TINYCNN_CACHE"):
         return Path(chosen) / "kernels"
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
@@ -245,7 +241,7 @@ def _warn_of_cache(done: str, error: Exception) -> None:
     try:
         folder = f" {_printable(cache_folder())}"
     except RuntimeError:
-        folder, error = "", RuntimeError("no home folder; TINYCNN_CACHE_DIR can name another")
+        folder, error = "", RuntimeError("no home folder; TINYCNN_CACHE can name another")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     reason = " ".join(reason.split())
     _warn(f"kernel cache{folder} cannot be {done} ({reason}); kernels are compiled in each process")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycnn import backend, evaluate, train, use_backend
+from tinycnn import backend, evaluate, predict, train, use_backend
 from tinycnn.layers import Dense, Flatten
 from tinycnn.models import Sequential, load_model
 from tinycnn.predict import main
@@ -201,6 +201,53 @@ def test_odd_names(two_classes, album, capsys):
     for form, read in (("csv", as_csv), ("json", json.loads)):
         assert run(two_classes, odd, "--format", form) == 0
         assert [row["path"] for row in read(capsys.readouterr().out)] == [str(odd / name) for name in names]
+
+
+# What computes
+
+
+def test_a_photo_needs_no_numba(two_classes, album):
+    """Nothing is compiled, and nothing that could compile is loaded; what numba would have said is the same."""
+    code = "import sys, tinycnn.predict; tinycnn.predict.main(sys.argv[1:]); print('numba' in sys.modules)"
+    clean = {name: value for name, value in os.environ.items() if name != "TINYCNN_BACKEND"}
+    command = [sys.executable, "-c", code, two_classes, album / "b.png"]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1:] == ["False"]
+
+
+@pytest.mark.parametrize("kind", ["two_classes", "three_classes"])
+def test_numpy_and_numba_say_the_same(kind, album, request, capsys):
+    results = []
+    for name in ("auto", "numba"):
+        assert main([str(request.getfixturevalue(kind)), str(album), "--format", "json", "--backend", name]) == 0
+        assert backend.current().name == {"auto": "numpy"}.get(name, name)
+        results.append(json.loads(capsys.readouterr().out))
+    numpy, numba = results
+    assert [(r["path"], r["class"]) for r in numpy] == [(r["path"], r["class"]) for r in numba]
+    assert np.allclose([r["probability"] for r in numpy], [r["probability"] for r in numba], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("few", "chosen", "options", "used"),
+    [
+        (5, "auto", [], "numpy"),
+        (4, "auto", [], "numba"),
+        (5, "auto", ["--backend", "numba"], "numba"),
+        (5, "numba", [], "numba"),
+        (4, "numpy", [], "numpy"),
+        (4, "numba", ["--backend", "numpy"], "numpy"),
+        (5, "numba", ["--backend", "auto"], "numpy"),
+    ],
+)
+def test_few_images_are_left_to_numpy_unless_the_user_chose(
+    few, chosen, options, used, two_classes, album, monkeypatch
+):
+    """The album holds five."""
+    monkeypatch.setattr(predict, "FEW", few)
+    monkeypatch.setenv("TINYCNN_BACKEND", chosen)
+    assert main([str(two_classes), str(album), *options]) == 0
+    assert backend.current().name == used
 
 
 # Pictures are prepared as in training

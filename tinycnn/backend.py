@@ -135,4 +135,6 @@ def matrix_threads(backend: Backend) -> AbstractContextManager[Any]:
     Beside compiled kernels that is one: the library's idle workers spin, and would take a core from the kernels.
     """
     number = 1 if backend.name == "numba" else _threads
+    if number is None:
+        return nullcontext()
     return _thread_pools().limit(limits=number, user_api="blas")

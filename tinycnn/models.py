@@ -488,9 +488,11 @@ def _level(verbose: str | int) -> int:
 
 def _counted(steps: int, title: str, verbose: str | int) -> Iterable[int]:
     """The numbers of `steps` batches; with a bar that vanishes in the end if `verbose` says so."""
+    if _level(verbose) != 1:
+        return range(steps)
     from tqdm import tqdm
 
-    return tqdm(range(steps), title, unit="step", leave=False, disable=_level(verbose) != 1)
+    return tqdm(range(steps), title, unit="step", leave=False)
 
 
 def _tell(callbacks: list[Callback], event: str, *arguments: Any) -> None:

@@ -26,7 +26,7 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
 }
 # Pillow knows more, among them formats that start other programs or whose decoders see little use.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")  # AVIF last: looking for it loads every plugin
 
 ImagePath = Union[str, bytes, "os.PathLike[str]", io.BytesIO]
 

@@ -1,0 +1,147 @@
+"""Where the time of a training step goes: each kernel of the fish network, beside the least it could take.
+
+    python -m benchmarks.profile [--network fish] [--threads 1,2] [--steps 30] [--output FILE.json]
+
+The floor of a kernel is the larger of its arithmetic at the processor's peak and its arrays read or written once at
+the speed of a copy; peak and speed are measured first. Winograd's kernel and the routed gradients do fewer products
+than a convolution has: their floor counts those they do. "the rest" is all that is no kernel: the tape, shapes,
+NumPy's sums over shards.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from tinycnn.kernels import cpu, cpu_convolution, cpu_dense, cpu_winograd, threads
+
+from tinycnn import set_threads, use_backend
+
+from .common import at_least, listed, output_file, say, table, write_results
+from .networks import NETWORKS, batches, make, weights
+from .peak import arithmetic_peak, memory_bandwidth
+from .peer_tinycnn import build
+
+WARM_UP = 5  # steps
+
+
+def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
+    """How many products a call of this kernel does, from its arguments; 0 where memory alone decides."""
+    shapes = [a.shape for a in arguments if isinstance(a, np.ndarray)]
+    match name:
+        case "_direct":  # weights (KH*KW*C*F,), y (N, OH, OW, F), and the pool's four numbers at the end
+            ph, pw, psh, psw = arguments[-4:]
+            (_, oh, ow, _), size = shapes[3], shapes[1][0]
+            return shapes[0][0] * ((oh - 1) * psh + ph) * ((ow - 1) * psw + pw) * size
+        case "_winograd":  # weights (16*C*F,)
+            return shapes[0][0] * arguments[-4] * arguments[-3] * shapes[1][0]
+        case "_weight_gradients":  # g (N, OH, OW, F), taps (KH*KW*C,)
+            return np.prod(shapes[1]) * shapes[0][0]
+        case "weight_gradients_unpooled":  # every position in front of the pool takes part
+            return np.prod(shapes[1]) * arguments[-4] * arguments[-3] * shapes[0][0]
+        case "weight_gradients_routed":  # winner, and gws (SHARDS, F, KH*KW*C)
+            return float((arguments[5] >= 0).sum()) * arguments[7].shape[2]
+        case "input_gradient_routed":  # winner, and weights (F, KH*KW*C)
+            return float((arguments[5] >= 0).sum()) * arguments[6].shape[1]
+        case "_dense" | "_dense_few" | "_weight_gradient":
+            return shapes[0][0] * shapes[0][1] * shapes[1][1]
+        case "_input_gradient":
+            return shapes[0][0] * shapes[0][1] * shapes[1][1]
+    return 0
+
+
+def watched(calls: list[tuple[str, float, float, int]], counting: bool) -> Any:
+    """`threads.run`, with a note of each call: kernel, seconds, and if counting products and bytes of its arrays."""
+
+    def run(kernel: Any, team: int, *arguments: Any) -> None:
+        start = perf_counter()
+        threads.run(kernel, team, *arguments)
+        seconds, name = perf_counter() - start, kernel.py_func.__name__
+        size = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray)) if counting else 0
+        calls.append((name, seconds, multiply_adds(name, arguments) if counting else 0, size))
+
+    return run
+
+
+def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, Any]]:
+    """One row per kernel call of a step, in order, and one for the rest: medians over the steps."""
+    set_threads(number_of_threads)
+    peak, bandwidth = arithmetic_peak(number_of_threads), memory_bandwidth()
+    model = build(make(network), weights(make(network)))
+    model.compile("adam", "binary_crossentropy" if model.output_shape == (1,) else "categorical_crossentropy")
+    data = list(zip(*batches(make(network)), strict=True))
+    calls: list[tuple[str, float, float, int]] = []
+    kept = {module: module.run for module in (cpu, cpu_convolution, cpu_dense, cpu_winograd)}
+    found, totals = defaultdict(list), []
+    try:
+        for step in range(WARM_UP + steps + 1):
+            counting = step == WARM_UP + steps  # that step is not timed
+            for module in kept:
+                module.run = watched(calls, counting)  # type: ignore[attr-defined]
+            calls.clear()
+            start = perf_counter()
+            model.train_on_batch(*data[step % len(data)])
+            total = perf_counter() - start
+            if step >= WARM_UP and not counting:
+                totals.append(total)
+                for position, (name, seconds, _, _) in enumerate(calls):
+                    found[position, name].append(seconds)
+    finally:
+        for module, run in kept.items():
+            module.run = run  # type: ignore[attr-defined]
+    rows = []
+    for ((_, name), times), (_, _, products, size) in zip(found.items(), calls, strict=True):
+        seconds = median(times)
+        floor = max(products / peak, size / bandwidth)
+        rows.append({"kernel": name, "seconds": seconds, "multiply_adds": products, "bytes": size, "floor": floor})
+    rest = median(totals) - sum(row["seconds"] for row in rows)
+    rows.append({"kernel": "the rest", "seconds": rest, "multiply_adds": 0, "bytes": 0, "floor": 0.0})
+    rows.append({"kernel": "the step", "seconds": median(totals), "multiply_adds": 0, "bytes": 0,
+                 "floor": sum(row["floor"] for row in rows)})  # fmt: skip
+    return [{"threads": number_of_threads, "network": network, **row} for row in rows]
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    step = rows[-1]["seconds"]
+    return table(
+        ("kernel", "ms", "of the step", "GFLOP/s", "floor ms", "floor / time"),
+        [
+            (
+                row["kernel"],
+                f"{row['seconds'] * 1e3:.3f}",
+                f"{row['seconds'] / step:.1%}",
+                f"{2 * row['multiply_adds'] / row['seconds'] / 1e9:.0f}" if row["multiply_adds"] else "-",
+                f"{row['floor'] * 1e3:.3f}" if row["floor"] else "-",
+                f"{row['floor'] / row['seconds']:.0%}" if row["floor"] else "-",
+            )
+            for row in rows
+        ],
+    )
+
+
+def main() -> None:
+    """Profile, print a table for each number of threads, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="fish")
+    parser.add_argument("--threads", type=listed(int), default=[1, 2], metavar="N,N", help="default: 1,2")
+    parser.add_argument("--steps", type=at_least(1), default=30, help="steps that are timed (default: 30)")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args()
+    use_backend("numba")
+    results = []
+    for number in options.threads:
+        say(f"profiling {options.network} on {number} thread(s) ...")
+        rows = profile(options.network, number, options.steps)
+        print(f"{options.network}, {number} thread(s)\n{show(rows)}\n")
+        results += rows
+    if options.output:
+        settings = {"network": options.network, "steps": options.steps}
+        write_results(Path(options.output), settings, results)
+
+
+if __name__ == "__main__":
+    main()
