@@ -26,7 +26,7 @@ from .shapes import Windows, windows
 from .threads import next_task, run, workers
 from .vectors import LANES, PAIR, above_zero, beats, load, multiply, spread, starts_of, store, where
 
-SHARDS = 32  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
+SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
 
 def conv_relu_max_pool2d(x, w, b, win: Windows, pool: Windows):

@@ -53,7 +53,10 @@ def windows(
     `padding`: "valid" (none), "same" (as TensorFlow: ceil(size / stride) windows, the odd pixel at the bottom and
     right), one number, (vertical, horizontal), or ((top, bottom), (left, right)).
     """
-    return _windows(*(_frozen(part) for part in (image, kernel, strides, padding, dilation)))
+    try:
+        return _windows(image, kernel, strides, padding, dilation)
+    except TypeError:  # lists cannot be remembered
+        return _windows(*(_frozen(part) for part in (image, kernel, strides, padding, dilation)))
 
 
 def _frozen(part):

@@ -51,11 +51,10 @@ class FusedOp(Op):
 
     @classmethod
     def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
-        home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
-        types = [x.dtype for x in inputs if isinstance(x, Tensor | np.ndarray)]
-        kernels = home.for_dtype(np.result_type(*types)) if types else home
-        if cls.kernel and not (kernels.has(cls.kernel) and cls.fits(inputs, attributes)):
-            return cls.plain(*inputs, **attributes)
+        if cls.kernel:
+            home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
+            if not (home.has(cls.kernel) and cls.fits(inputs, attributes)):
+                return cls.plain(*inputs, **attributes)
         return super().apply(*inputs, **attributes)
 
 

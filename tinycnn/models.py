@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Sequential:
         self.loss: losses.Loss | None = None
         self.metrics: list[str] = []
         self.fuse = True
+        self._made_plan: _Plan | None = None
         self.stop_training = False
         for layer in layers or ():
             self.add(layer)
@@ -62,7 +64,7 @@ class Sequential:
             raise UsageError(f"add: two layers are called {name!r}; give one another name")
         if input_shape:
             self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
-        layer.name, self.input_shape = name, input_shape
+        layer.name, self.input_shape, self._made_plan = name, input_shape, None
         self.layers.append(layer)
 
     @property
@@ -80,7 +82,7 @@ class Sequential:
     def _build_layer(self, layer: Layer, i: int, shape: Shape) -> None:
         layer.output_shape(shape)  # raises before weights are made
         layer.build(shape, generator(self.seed, "weights", i))
-        self.backend = current()
+        self.backend, self._made_plan = current(), None
 
     def _shapes(self, input_shape: Shape | None = None) -> list[Shape]:
         """The shape in front of each layer, and the one after the last."""
@@ -136,20 +138,22 @@ class Sequential:
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
         self.metrics = _metrics(metrics or ())
-        self.fuse = fuse
+        self.fuse, self._made_plan = fuse, None
 
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
-        for step in self._chain(self._own_steps()):
+        for step in self._plan().to_predictions:
             value = step(value)
         return value
 
-    def _own_steps(self) -> list[Step]:
-        return [step for layer in self.layers for step in layer.steps()]
-
-    def _chain(self, steps: list[Step]) -> list[Step]:
-        return fuse(steps) if self.fuse else steps
+    def _plan(self) -> "_Plan":
+        """The ops that run, in order; made once for these layers, this loss and the choice to fuse."""
+        if self._made_plan is None:
+            own = [step for layer in self.layers for step in layer.steps()]
+            loss = self.loss.steps(_LABELS) if self.loss else []
+            self._made_plan = _Plan(own, loss, self.fuse, self.output_shape[-1] if own else 0)
+        return self._made_plan
 
     def _input(self, x: Any) -> Tensor:
         x = np.asarray(x)
@@ -171,13 +175,13 @@ class Sequential:
         value = self._input(x)
         if np.shape(y)[:1] != value.shape[:1]:
             raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
-        own = self._own_steps()
-        done, predictions = 0, np.empty(0)
-        for step in self._chain(own + loss.steps(loss.labels(y, self.output_shape[-1]))):
-            covers = len(step.op.parts) if issubclass(step.op, FusedOp) else 1
-            if done <= len(own) < done + covers:  # the first step that goes past the model's end
-                predictions = _run(own[done:], value)
-            value, done = step(value), done + covers
+        plan, predictions = self._plan(), np.empty(0)
+        labels = loss.labels(y, plan.outputs)
+        for i, step in enumerate(plan.to_loss):
+            if i == plan.last:
+                predictions = _run(plan.rest, value)
+            inputs = (labels if x is _LABELS else x for x in step.inputs)
+            value = step.op.apply(value, *inputs, **step.attributes)
         return value, predictions
 
     def _compiled_loss(self) -> losses.Loss:
@@ -427,6 +431,24 @@ def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequent
     model.build(input_shape)
     model.set_weights([tensors[name] for name in wanted])
     return model
+
+
+_LABELS: Any = object()  # stands for the labels of a batch in a plan
+
+
+class _Plan:
+    """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
+
+    `to_loss[last]` is the first op that goes past the predictions: `rest` takes its input to the predictions.
+    """
+
+    def __init__(self, own: list[Step], loss: list[Step], fused: bool, outputs: int) -> None:
+        self.outputs = outputs
+        self.to_predictions = fuse(own) if fused else own
+        self.to_loss = fuse(own + loss) if fused else own + loss
+        ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
+        self.last = sum(end <= len(own) for end in ends)
+        self.rest = own[ends[self.last - 1] if self.last else 0 :]
 
 
 class _RunningMeans:

@@ -195,7 +195,8 @@ class Op:
         given = [x for x in inputs if x is not None]
         op = cls()
         op.parents = _as_tensors(cls.name, given)
-        op.k = op.parents[0].backend.for_dtype(np.result_type(*(p.dtype for p in op.parents)))
+        types = {p.dtype for p in op.parents}
+        op.k = op.parents[0].backend.for_dtype(types.pop() if len(types) == 1 else np.result_type(*types))
         op.needs = tuple(p.requires_grad for p in op.parents)
         try:
             data = op.forward(*(p.data for p in op.parents), **attributes)
