@@ -114,12 +114,13 @@ def weight_gradients_routed(
         gw[:] = 0
         gb[:] = 0
         for image in range(shard * n // shards, (shard + 1) * n // shards):
+            image_x = x[image * h * width * c : (image + 1) * h * width * c]
             for first in range(0, oh * ow, CHUNK):
                 place = (image * oh * ow + first) * filters
                 bits[:] = 0
                 for k in range(min(CHUNK, oh * ow - first)):
                     i, j = (first + k) // ow, (first + k) % ow
-                    corner = np.int32(((image * h + i * down) * width + j * right) * c)
+                    corner = np.int32((i * down * width + j * right) * c)
                     won = winner[place + k * filters : place + (k + 1) * filters]
                     start = starts[k * filters : (k + 1) * filters]
                     for f in range(filters):
@@ -132,7 +133,7 @@ def weight_gradients_routed(
                         while rest:
                             at = lowest_bit(rest) * filters + f
                             rest &= rest - 1
-                            pixels = _load_panel(x, starts[at] + in_image[p], left[p])
+                            pixels = _load_panel(image_x, starts[at] + in_image[p], left[p])
                             sums = _add_panel(sums, spread(gy[place + at]), pixels)
                         _store_panel(gw, f * size + in_weights[p], sums, left[p])
             for f in range(0, filters, LANES):

@@ -5,6 +5,7 @@ soon as they are freed. Arrays made here go back to a shelf instead, and the nex
 """
 
 from math import prod
+from threading import RLock
 
 import numpy as np
 
@@ -12,36 +13,52 @@ SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well 
 KEPT = 192 * 2**20  # bytes that may lie idle
 ALIGNMENT = 64  # bytes: a vector that crosses a cache line costs two reads
 
-_shelf: dict[int, list[np.ndarray]] = {}
+
+class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
+    """Blocks that lie idle, by their size, each with its address; and how many bytes they are together."""
+
+    def __init__(self) -> None:
+        self.idle = 0
+        self.lock = RLock()  # one that lets its own thread in: an array can go at any moment, inside `take` too
+
+    def put(self, size: int, block: tuple[int, np.ndarray]) -> None:
+        with self.lock:
+            if self.idle + size <= KEPT:
+                self.idle += size
+                self.setdefault(size, []).append(block)
+
+    def take(self, size: int) -> tuple[int, np.ndarray]:
+        """A block of that size: an idle one, or fresh memory."""
+        with self.lock:
+            if blocks := self.get(size):
+                self.idle -= size
+                return blocks.pop()
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        return raw.ctypes.data + -raw.ctypes.data % ALIGNMENT, raw
+
+
+_shelf = Shelf()
 
 
 class _Lease:
     """Lends a block to an array; NumPy keeps it alive as the array's base, and the block returns when it goes."""
 
-    def __init__(self, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.block = block
+    def __init__(self, size: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.size, self.block = size, _shelf.take(size)
         self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.str, "data": (block.ctypes.data, False),
+            "version": 3, "shape": shape, "typestr": dtype.str, "data": (self.block[0], False),
         }  # fmt: skip
 
     def __del__(self) -> None:
-        if _shelf is not None and idle() + self.block.nbytes <= KEPT:  # None while Python shuts down
-            _shelf.setdefault(self.block.nbytes, []).append(self.block)
+        if _shelf is not None:  # None while Python shuts down
+            _shelf.put(self.size, self.block)
 
 
 def empty(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     """An array of undefined content, as numpy.empty."""
     dtype = np.dtype(dtype)
     size = _rounded(prod(shape) * dtype.itemsize)
-    if size <= SMALL:
-        return np.empty(shape, dtype)
-    try:
-        block = _shelf[size].pop()
-    except (KeyError, IndexError):
-        raw = np.empty(size + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
-        block = raw[start : start + size]
-    return np.asarray(_Lease(block, tuple(shape), dtype))
+    return np.empty(shape, dtype) if size <= SMALL else np.asarray(_Lease(size, tuple(shape), dtype))
 
 
 def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
@@ -65,7 +82,7 @@ def ready(array: np.ndarray) -> np.ndarray:
 
 def idle() -> int:
     """How many bytes lie on the shelf."""
-    return sum(size * len(blocks) for size, blocks in list(_shelf.items()))
+    return _shelf.idle
 
 
 def _rounded(size: int) -> int:

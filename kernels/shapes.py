@@ -53,14 +53,14 @@ def windows(
     `padding`: "valid" (none), "same" (as TensorFlow: ceil(size / stride) windows, the odd pixel at the bottom and
     right), one number, (vertical, horizontal), or ((top, bottom), (left, right)).
     """
-    try:
-        return _windows(image, kernel, strides, padding, dilation)
-    except TypeError:  # lists cannot be remembered
-        return _windows(*(_frozen(part) for part in (image, kernel, strides, padding, dilation)))
+    arguments = image, kernel, strides, padding, dilation
+    return (_windows if all(map(_plain, arguments)) else _windows.__wrapped__)(*arguments)
 
 
-def _frozen(part):
-    return tuple(map(_frozen, part)) if isinstance(part, list | tuple) else part
+def _plain(part) -> bool:
+    """Whether a part can be remembered: 3.0 and True equal 3, but are not the same to what checks them."""
+    kind = type(part)
+    return kind is int or kind is str or (kind is tuple and all(map(_plain, part)))
 
 
 @lru_cache

@@ -34,11 +34,11 @@ def set_threads(number: int) -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Inside this block, kernels called by this thread run in it alone."""
-    _own.alone = True
+    before, _own.alone = getattr(_own, "alone", False), True
     try:
         yield
     finally:
-        _own.alone = False
+        _own.alone = before
 
 
 def workers(work: int, tasks: int) -> int:
@@ -76,12 +76,14 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
 def _help(jobs: SimpleQueue) -> None:
     while True:
         kernel, worker, arguments, outcomes = jobs.get()
+        failure: BaseException | None = None
         try:
             kernel(worker, *arguments)
-            outcomes.put(None)
         except BaseException as error:  # it belongs to the thread that waits for the outcome
-            outcomes.put(error)
-        del kernel, arguments, outcomes  # arrays must not stay alive until the next job
+            failure = error
+        del kernel, arguments  # when the caller goes on, nobody else may hold the arrays
+        outcomes.put(failure)
+        del outcomes, failure
 
 
 def _after_fork() -> None:
