@@ -237,8 +237,8 @@ def _pools() -> list[Case]:
 
 
 def _fused_convolutions() -> list[Case]:
-    """Sizes on and off the grain of a compiled tile (8 pixels, 32 filters), and attributes that no kernel takes."""
-    rows: list[tuple[str, tuple, tuple, dict[str, Any]]] = [
+    """Small ones, for every question; what else the kernels tell apart stands in PATHS."""
+    pooled: list[tuple[str, tuple, tuple, dict[str, Any]]] = [
         ("usual", (2, 8, 8, 3), (3, 3, 3, 4), {}),
         ("on the grain", (1, 5, 18, 2), (2, 3, 2, 32), {}),
         ("more filters than a tile", (1, 4, 5, 1), (2, 2, 1, 33), {}),
@@ -252,14 +252,103 @@ def _fused_convolutions() -> list[Case]:
         ("dilated", (1, 8, 8, 1), (2, 2, 1, 2), {"dilation": 2}),
         ("one position", (3, 4, 4, 2), (3, 3, 2, 3), {}),
     ]
-    oracle, torch = oracles.conv_relu_max_pool2d, oracles.torch_conv_relu_max_pool2d
-    found = []
-    for about, x, w, attributes in rows:
-        k = max(w[0] * w[1] * w[2], w[0] * w[1] * w[3], x[0] * x[1] * x[2])
-        found.append(
-            Case("ConvReLUMaxPool2D", about, (normal(*x), normal(*w), normal(w[3])), oracle, torch, attributes, k)
-        )
-    return [*found, Case("ConvReLUMaxPool2D", "no bias", (normal(2, 6, 6, 2), normal(3, 3, 2, 2)), oracle, torch, k=72)]
+    alone: list[tuple[str, tuple, tuple, dict[str, Any]]] = [
+        ("usual", (2, 5, 6, 3), (3, 3, 3, 4), {}),
+        ("same, stride", (2, 5, 6, 2), (3, 3, 2, 3), {"padding": "same", "strides": (2, 1)}),
+        ("dilated", (1, 6, 5, 1), (2, 2, 1, 2), {"dilation": 2}),
+        ("no images", (0, 4, 4, 2), (3, 3, 2, 3), {}),
+    ]
+    found = [_convolution("ConvReLUMaxPool2D", *row) for row in pooled]
+    found += [_convolution(op, *row) for op in ("ConvBias", "ConvReLU") for row in alone]
+    return found + [
+        _convolution(op, "no bias", (2, 6, 6, 2), (3, 3, 2, 2), {}, bias=False) for op in FUSED_CONVOLUTIONS
+    ]
+
+
+def _convolution(op: str, about: str, x: tuple, w: tuple, attributes: dict[str, Any], *, bias: bool = True) -> Case:
+    """A row of a fused convolution, from the shapes of image and weights."""
+    oracle, torch = FUSED_CONVOLUTIONS[op]
+    makers = normal(*x), normal(*w), normal(w[3])
+    k = max(w[0] * w[1] * w[2], w[0] * w[1] * w[3], x[0] * x[1] * x[2])
+    return Case(op, about, makers if bias else makers[:2], oracle, torch, attributes, k)
+
+
+FUSED_CONVOLUTIONS: dict[str, tuple[Callable, Callable]] = {
+    "ConvReLUMaxPool2D": (oracles.conv_relu_max_pool2d, oracles.torch_conv_relu_max_pool2d),
+    "ConvReLU": (
+        lambda *arrays, **attributes: np.maximum(oracles.conv2d(*arrays, **attributes), 0),
+        lambda torch, *arrays, **attributes: torch.relu(oracles.torch_conv2d(torch, *arrays, **attributes)),
+    ),
+    "ConvBias": (oracles.conv2d, oracles.torch_conv2d),
+}
+
+
+def _fused_dense() -> list[Case]:
+    rows = {"usual": ((4, 5), (5, 3), (3,)), "no bias": ((3, 4), (4, 2)), "one sample": ((1, 5), (5, 4), (4,)),
+            "no samples": ((0, 5), (5, 3), (3,))}  # fmt: skip
+    return [_dense_case(op, about, *shapes) for op in FUSED_DENSE for about, shapes in rows.items()]
+
+
+def _dense_case(op: str, about: str, *shapes: tuple) -> Case:
+    oracle, torch = FUSED_DENSE[op]
+    return Case(op, about, tuple(normal(*shape) for shape in shapes), oracle, torch, k=max(*shapes[0], *shapes[1]))
+
+
+FUSED_DENSE: dict[str, tuple[Callable, Callable]] = {
+    "DenseBias": (_dense, lambda t, x, w, b=None: x @ w if b is None else x @ w + b),
+    "DenseReLU": (
+        lambda *arrays: np.maximum(_dense(*arrays), 0),
+        lambda t, x, w, b=None: t.relu(x @ w if b is None else x @ w + b),
+    ),
+}
+
+
+def _paths() -> list[Case]:
+    """What the compiled kernels of the fused ops tell apart: each row meets something that no row before it met."""
+    pooled: list[tuple[str, tuple, tuple, dict[str, Any]]] = [
+        ("a row shorter than a tile", (2, 6, 5, 8), (3, 3, 8, 6), {}),
+        ("the last tile moved back", (2, 5, 15, 8), (3, 3, 8, 17), {}),
+        ("two tiles of 32 filters", (1, 6, 8, 9), (3, 3, 9, 40), {}),
+        ("two words of filters", (2, 6, 7, 20), (3, 3, 20, 70), {"strides": 2}),
+        ("lines of more than a panel", (2, 6, 6, 33), (3, 3, 33, 6), {}),
+        ("5x5 windows, padded", (2, 9, 8, 20), (5, 5, 20, 8), {"padding": "same"}),
+        ("1x1 windows", (2, 5, 6, 20), (1, 1, 20, 16), {}),
+        ("2x3 windows, padded", (3, 7, 9, 16), (2, 3, 16, 17), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
+        ("pools of 3x3, a rest", (2, 10, 9, 8), (3, 3, 8, 6), {"pool_size": 3}),
+        ("pools of 2x3", (2, 8, 12, 8), (3, 3, 8, 6), {"pool_size": (2, 3)}),
+        ("pools that overlap", (2, 8, 9, 8), (2, 3, 8, 17), {"pool_size": (3, 2), "pool_strides": (2, 1)}),
+        ("pools with gaps", (2, 9, 9, 8), (3, 3, 8, 6), {"pool_size": 2, "pool_strides": 3}),
+        ("more pixels than a chunk", (1, 18, 18, 8), (3, 3, 8, 5), {}),
+        ("more images than shards", (40, 5, 5, 8), (2, 2, 8, 3), {}),
+        ("short windows", (2, 7, 8, 3), (3, 3, 3, 16), {}),
+        ("short windows, wide tiles", (2, 9, 6, 1), (3, 3, 1, 33), {"padding": "same"}),
+        ("short windows, a pool of 2x3", (1, 8, 8, 1), (2, 2, 1, 20), {"pool_size": (2, 3), "strides": (1, 2)}),
+        ("short windows, many images", (40, 4, 5, 3), (2, 2, 3, 16), {}),
+        ("Winograd", (2, 6, 8, 16), (3, 3, 16, 16), {}),
+        ("Winograd, a rest, padded", (2, 7, 5, 20), (3, 3, 20, 33), {"padding": "same"}),
+        ("Winograd, several blocks", (1, 18, 18, 70), (3, 3, 70, 16), {}),
+    ]  # fmt: skip
+    alone: list[tuple[str, str, tuple, tuple, dict[str, Any]]] = [
+        ("ConvReLU", "a row shorter than a tile", (2, 4, 5, 3), (3, 3, 3, 6), {}),
+        ("ConvBias", "the last tile moved back", (2, 4, 15, 3), (3, 3, 3, 17), {}),
+        ("ConvReLU", "two tiles of 32 filters, stride", (2, 7, 8, 5), (3, 3, 5, 40), {"strides": 2}),
+        ("ConvBias", "1x1 windows", (2, 3, 4, 3), (1, 1, 3, 33), {}),
+        ("ConvReLU", "5x5 windows, padded", (1, 6, 7, 1), (5, 5, 1, 6), {"padding": "same"}),
+        ("ConvBias", "2x3 windows", (3, 6, 7, 2), (2, 3, 2, 70), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
+        ("ConvReLU", "more images than shards", (40, 4, 4, 3), (2, 2, 3, 8), {}),
+        ("ConvReLU", "Winograd", (2, 6, 8, 16), (3, 3, 16, 16), {}),
+        ("ConvBias", "Winograd, the last tiles moved back", (2, 5, 7, 20), (3, 3, 20, 33), {}),
+        ("ConvReLU", "Winograd, several blocks, padded", (1, 17, 16, 17), (3, 3, 17, 64), {"padding": "same"}),
+        ("ConvBias", "Winograd's smallest image", (1, 4, 4, 16), (3, 3, 16, 16), {}),
+    ]
+    dense = {"one sample": ((1, 20), (20, 17), (17,)), "few samples": ((8, 20), (20, 70), (70,)),
+             "a tile": ((9, 9), (9, 16), (16,)), "tiles and a rest": ((33, 80), (80, 33), (33,)),
+             "many units": ((40, 10), (10, 70), (70,)), "one unit": ((32, 150), (150, 1), (1,))}  # fmt: skip
+    return [
+        *(_convolution("ConvReLUMaxPool2D", *row) for row in pooled),
+        *(_convolution(*row) for row in alone),
+        *(_dense_case(op, about, *shapes) for op in FUSED_DENSE for about, shapes in dense.items()),
+    ]
 
 
 def _activations() -> list[Case]:
@@ -328,5 +417,6 @@ def _torch_cce(torch, p, y):
 
 CASES = [
     *_arithmetic(), *_products(), *_reductions(), *_shapes(), *_convolutions(), *_pools(),
-    *_fused_convolutions(), *_activations(), *_losses(),
+    *_fused_convolutions(), *_fused_dense(), *_activations(), *_losses(),
 ]  # fmt: skip
+PATHS = _paths()

@@ -181,4 +181,26 @@ def check_diamond() -> None:
     assert x.grad == 135, "a second call starts afresh"
 
 
+def check_shared_buffer() -> None:
+    """A weight that several ops use gets the sum of their gradients, with a buffer as without, each time."""
+    home = backends.get("numba")
+    rng = generator(0, "shared")
+    x, w = (Tensor(rng.integers(-4, 5, s).astype(np.float32), backend=home) for s in ((3, 4), (4, 4)))
+    w.requires_grad = True
+
+    def gradient() -> np.ndarray:
+        dense = Op.registry["DenseBias"].apply
+        dense(dense(dense(x, w), w), w).backward(np.ones((3, 4), np.float32))
+        return w.grad.copy()
+
+    wanted = gradient()
+    w.grad_buffer = np.full((4, 4), np.nan, np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(gradient(), wanted)
+        assert w.grad is w.grad_buffer
+    dense = Op.registry["DenseBias"].apply(x, w)
+    assert dense.op.gradient_buffer(1) is w.grad_buffer, "it is lent again in the next pass"
+    w.buffer_lent = False
+
+
 KINKS = (check_ties, check_padding_never_wins, check_pool_nan, check_relu_at_zero, check_clip_at_one)

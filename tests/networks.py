@@ -1,5 +1,6 @@
 """Networks and data that several test files train with, small enough for two busy cores."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,6 +59,17 @@ def photos(count: int, size: int = 10, classes: int = 2, key: int = 0) -> tuple[
     x = rng.random((count, size, size, 3), np.float32)
     x[:, size // 3 : -size // 3, size // 3 : -size // 3, 0] += 0.3 * y[:, None, None]
     return x, y.astype(np.float32)
+
+
+def training_hash(threads: int, steps: int, size: int = 32) -> str:
+    """SHA-256 of the fish network's weights after some steps of Adam with so many threads, on the numba backend."""
+    with using("numba"):
+        backend.set_threads(threads)
+        model = fish()
+        model.compile("adam", "binary_crossentropy")
+        for key in range(steps):
+            model.train_on_batch(*photos(size, 64, key=key))
+    return hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
 
 def losses_of(train_on_batch, steps: int, size: int, classes: int = 2, label=lambda y: y) -> np.ndarray:

@@ -8,7 +8,11 @@ from checks import EXACT, assert_near, output_gradient, run
 from tinycnn import Tensor, fused, ops, use_backend
 from tinycnn.fused import (
     FUSIONS,
+    ConvBias,
+    ConvReLU,
     ConvReLUMaxPool2D,
+    DenseBias,
+    DenseReLU,
     FusedOp,
     SigmoidBinaryCrossEntropy,
     SoftmaxCategoricalCrossEntropy,
@@ -43,13 +47,29 @@ def test_fused_equals_plain(case):
         assert_near(g, x.grad, EXACT)
 
 
-@pytest.mark.parametrize("case", [c for c in FUSED_CASES if c.op == "ConvReLUMaxPool2D"], ids=lambda case: case.about)
-def test_convolution_runs_fused_where_its_kernel_fits(case):
+WITH_KERNEL = [case for case in FUSED_CASES if Op.registry[case.op].kernel]
+
+
+@pytest.mark.parametrize("case", WITH_KERNEL, ids=lambda case: case.name)
+def test_the_kernel_runs_where_it_fits(case):
     """Else the comparisons with the reference would compare the plain ops with themselves."""
+    op = Op.registry[case.op]
     without = case.attributes.get("dilation") or case.attributes.get("pool_padding")
-    y, _ = run(case, "numba", np.float32)
-    assert y.op.name == ("MaxPool2D" if without else "ConvReLUMaxPool2D")
-    assert run(case, "numba")[0].op.name == run(case)[0].op.name == "MaxPool2D"
+    assert run(case, "numba", np.float32)[0].op.name == (op.parts[-1].name if without else op.name)
+    for backend, dtype in (("numba", np.float64), ("numpy", np.float64), ("numpy", np.float32)):
+        assert run(case, backend, dtype)[0].op.name == op.parts[-1].name
+
+
+@pytest.mark.parametrize(("size", "name"), [((127, 1), "ConvReLUMaxPool2D"), ((128, 1), "MaxPool2D")])
+def test_a_pool_has_no_more_taps_than_a_winner_can_name(size, name):
+    use_backend("numba")
+    x = np.zeros((1, 130, 2, 1), np.float32)
+    x[0, size[0] - 1] = 3  # the last tap
+    leaf = Tensor(x, requires_grad=True)
+    y = ConvReLUMaxPool2D.apply(leaf, np.ones((1, 1, 1, 1), np.float32), pool_size=size)
+    assert y.op.name == name
+    y.backward(np.ones(y.shape, np.float32))
+    assert leaf.grad.sum() == leaf.grad[0, size[0] - 1].sum() == 2
 
 
 def test_fused_convolution_stops_what_relu_stops_and_keeps_nan():
@@ -84,13 +104,13 @@ def test_logits_of_any_size_give_finite_losses_and_exact_gradients(dtype):
 def test_fuse_replaces_the_runs_it_knows_and_nothing_else():
     y = np.array([[1.0, 0.0]])
     w, b = np.eye(2), np.zeros(2)
-    dense, relu = Step(ops.Dense, (w, b)), Step(ops.ReLU)
-    chain = [dense, relu, Step(ops.Sigmoid), Step(ops.BinaryCrossEntropy, (y,))]
+    flatten, dense, relu = Step(ops.Flatten), Step(ops.Dense, (w, b)), Step(ops.ReLU)
+    chain = [flatten, relu, dense, Step(ops.Sigmoid), Step(ops.BinaryCrossEntropy, (y,))]
     short = fused.fuse(chain)
-    assert [step.op.name for step in short] == ["Dense", "ReLU", "SigmoidBinaryCrossEntropy"]
+    assert [step.op.name for step in short] == ["Flatten", "ReLU", "DenseBias", "SigmoidBinaryCrossEntropy"]
     x = Tensor(np.array([[0.3, 2.0]]))
     assert_near(_through(short, x).data, _through(chain, x).data, EXACT)
-    for untouched in ([], [dense, relu], [Step(ops.Sigmoid), relu], [Step(ops.Sigmoid)]):
+    for untouched in ([], [relu, flatten], [Step(ops.Sigmoid), relu], [Step(ops.Sigmoid)]):
         assert fused.fuse(untouched) == untouched
 
 
@@ -101,6 +121,20 @@ def test_fuse_finds_every_known_run_and_passes_its_inputs_on():
     assert [(step.op, step.inputs) for step in fused.fuse(twice)] == [
         (SoftmaxCategoricalCrossEntropy, (y,)), (SigmoidBinaryCrossEntropy, (y,)),
     ]  # fmt: skip
+
+
+def test_convolutions_and_dense_layers_take_along_what_follows_them():
+    conv, dense = Step(ops.Conv2D, ("w", "b"), {"strides": 2}), Step(ops.Dense, ("v", "c"))
+    relu, pool = Step(ops.ReLU), Step(ops.MaxPool2D, attributes={"size": 3, "strides": 2})
+    chain = [conv, conv, relu, conv, relu, pool, dense, dense, relu, pool]
+    assert fused.fuse(chain) == [
+        Step(ConvBias, ("w", "b"), {"strides": 2}),
+        Step(ConvReLU, ("w", "b"), {"strides": 2}),
+        Step(ConvReLUMaxPool2D, ("w", "b"), {"strides": 2, "pool_size": 3, "pool_strides": 2}),
+        Step(DenseBias, ("v", "c")),
+        Step(DenseReLU, ("v", "c")),
+        pool,
+    ]
 
 
 def _through(chain, x):

@@ -1,17 +1,14 @@
-"""Do the kernels keep their promises: windows in place, exact adjoints, the same bits on any number of threads?"""
+"""Do the kernels keep their promises: windows in place, exact adjoints, optimizers by hand?"""
 
-import numba
 import numpy as np
 import oracles
 import pytest
-import threadpoolctl
-from checks import EXACT, assert_near, bounded, each_backend, output_gradient
+from checks import EXACT, assert_near, bounded, each_backend
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from tinycnn.kernels import cpu, reference, shapes
 from tinycnn.kernels.shapes import ShapeError, Windows, broadcast_axes, pair, windows
 
-from tinycnn import Tensor, backend, ops, set_threads
 from tinycnn.random import generator
 
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
@@ -143,41 +140,6 @@ def test_one_small_im2col_by_hand():
         assert back.ravel().tolist() == [2, 4, 3, 4]
 
 
-@pytest.fixture
-def threads(no_leaks, monkeypatch):
-    """Sets the number of threads, and puts everything back at the end."""
-    monkeypatch.setattr(backend, "_threads", None)
-    monkeypatch.setattr(backend, "_current", backend.get("numba"))
-    before = numba.get_num_threads()
-    with threadpoolctl.threadpool_limits():
-        yield set_threads
-    numba.set_num_threads(before)
-
-
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core: there is no second thread")
-@pytest.mark.parametrize("image", [(9, 7, 3), (33, 31, 3), (64, 64, 3)], ids=str)
-def test_the_same_bits_with_one_thread_and_with_two(threads, image):
-    def results(number):
-        threads(number)
-        assert numba.get_num_threads() == number
-        return [*_block(image), *_adam(cpu, np.float32)]
-
-    for one, two in zip(results(1), results(2), strict=True):
-        same_bits(one, two)
-
-
-def _block(image: tuple[int, int, int]) -> list[np.ndarray]:
-    """Convolution, ReLU, pooling and a dense layer: output and all gradients."""
-    rng = generator(0, "threads")
-    height, width, channels = image
-    rows = (height - 2) // 2 * ((width - 2) // 2) * 32
-    sizes = (5, *image), (3, 3, channels, 32), (32,), (rows, 24), (24,)
-    x, w, b, v, c = leaves = [Tensor(rng.standard_normal(s).astype(np.float32), requires_grad=True) for s in sizes]
-    y = ops.dense(ops.flatten(ops.max_pool2d(ops.relu(ops.conv2d(x, w, b)))), v, c)
-    y.backward(output_gradient(y.shape).astype(np.float32))
-    return [y.data, *(leaf.grad for leaf in leaves)]
-
-
 ADAM = {"rate": 0.01, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 
 
@@ -201,27 +163,62 @@ def test_adam_by_hand(backend):
     assert_near(w, [1 - steps[0], -2 - steps[1]], EXACT)
 
 
+def _sgd(kernels, dtype, nesterov) -> list[np.ndarray]:
+    rng = generator(0, "sgd")
+    w, g, velocity = (rng.standard_normal((50, 7)).astype(dtype) for _ in range(3))
+    kernels.sgd_update(w, g, velocity, 0.01, 0.9, nesterov)
+    return [w, g, velocity]
+
+
+@each_backend
+@pytest.mark.parametrize(("nesterov", "steps"), [(False, [0.44, 0.3]), (True, [0.386, 0.57])])
+def test_sgd_by_hand(backend, nesterov, steps):
+    kernels = {"numpy": reference, "numba": cpu}[backend]
+    w, g, velocity = np.array([1.0, -2.0]), np.array([0.1, -3.0]), np.array([0.5, 0.0])
+    kernels.sgd_update(w, g, velocity, 0.1, 0.9, nesterov)
+    assert_near(velocity, [0.44, 0.3], EXACT)  # 0.9 * 0.5 - 0.1 * 0.1, 0.1 * 3
+    assert_near(w, [1 + steps[0], -2 + steps[1]], EXACT)  # Nesterov: 0.9 * 0.44 - 0.01, 0.9 * 0.3 + 0.3
+    assert g.tolist() == [0.1, -3]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_adam_agrees_between_backends(dtype):
-    for a, b in zip(_adam(cpu, dtype), _adam(reference, dtype), strict=True):
+@pytest.mark.parametrize(
+    "step", [_adam, lambda k, d: _sgd(k, d, False), lambda k, d: _sgd(k, d, True)], ids=["adam", "sgd", "nesterov"]
+)
+def test_steps_agree_between_backends(dtype, step):
+    for a, b in zip(step(cpu, dtype), step(reference, dtype), strict=True):
         assert a.dtype == dtype
         assert_near(a, b, 4 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("size", [0, 1, cpu.BLOCK, cpu.BLOCK + 1, 3 * cpu.BLOCK - 1])
+def test_every_weight_moves_once_whatever_their_number(size):
+    rng = generator(0, "many weights")
+    w, g, m, v = arrays = [rng.random(size, np.float32) for _ in range(4)]
+    twins = [a.copy() for a in arrays]
+    cpu.adam_update(w, g, m, v, **ADAM)
+    cpu.sgd_update(w, g, m, 0.01, 0.9, True)
+    reference.adam_update(*twins, **ADAM)
+    reference.sgd_update(*twins[:3], 0.01, 0.9, True)
+    for got, wanted in zip(arrays, twins, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+LAYOUTS = [
+    pytest.param(lambda x: x.copy("F"), id="Fortran"),
+    pytest.param(lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1], id="part of a larger array"),
+]
+
+
 @each_backend
-@pytest.mark.parametrize(
-    "layout",
-    [
-        pytest.param(lambda x: x.copy("F"), id="Fortran"),
-        pytest.param(lambda x: np.pad(x, ((0, 0), (0, 1)))[:, :-1], id="part of a larger array"),
-    ],
-)
-def test_adam_updates_weights_in_any_memory_layout(backend, layout):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_steps_update_weights_in_any_memory_layout(backend, layout):
     kernels = {"numpy": reference, "numba": cpu}[backend]
     w, g, m, v = (layout(np.arange(1.0, 7).reshape(2, 3)) for _ in range(4))
     plain = [x.copy("C") for x in (w, g, m, v)]
-    kernels.adam_update(w, g, m, v, **ADAM)
-    reference.adam_update(*plain, **ADAM)
+    for update, arrays in ((kernels, (w, g, m, v)), (reference, plain)):
+        update.adam_update(*arrays, **ADAM)
+        update.sgd_update(*arrays[:3], 0.01, 0.9, True)
     for got, wanted in zip((w, g, m, v), plain, strict=True):
         assert_near(got, wanted, EXACT)
 

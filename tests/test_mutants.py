@@ -1,11 +1,20 @@
 """Would the tests notice? Faults are planted in the real source, and the suite's own checks must catch every one."""
 
+import functools
+import importlib
+import os
+import shutil
+import subprocess
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import interpreted
+import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, PATHS
 from checks import (
     KINKS,
     ROOT,
@@ -13,7 +22,9 @@ from checks import (
     check_forward,
     check_gradient,
     check_numba,
+    check_shared_buffer,
 )  # fmt: skip
+from fused_checks import KINDS, POOLED, SHORT, WINOGRAD, check_nan, check_order, check_path, check_winners
 from tinycnn.kernels import shapes
 
 from tinycnn import backend, gradcheck, ops, use_backend
@@ -21,6 +32,7 @@ from tinycnn.gradcheck import GradientError
 from tinycnn.tensor import Op, Tensor
 
 pytestmark = pytest.mark.usefixtures("planted")
+Question = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,11 @@ MUTANTS = [
     Mutant("sum(y) taken as 1", "fused", " * self.y.sum(axis=-1, keepdims=True)", "",
            ("SoftmaxCategoricalCrossEntropy",)),
     Mutant("gradients of a shared tensor overwritten", "tensor", "g if known is None else known + g", "g"),
+    Mutant("a buffer lent twice", "tensor", " or leaf.buffer_lent", ""),
+    Mutant("a buffer lent once and never again", "tensor", """        self.buffer_lent = False
+        if self""", "        if self"),
+    Mutant("a gradient kept beside its buffer", "tensor", "    self.grad_buffer[...] = gradient",
+           "    pass"),
     Mutant("visited before all its users", "tensor", "if uses[id(parent)] == 0:", "if uses[id(parent)] >= 0:"),
     Mutant("off-by-one tap in col2im", "reference", "padded[:, rows, columns] += cols[:, :, :, tap]",
            "padded[:, rows, columns] += cols[:, :, :, (tap + 1) % win.taps]", ("Conv2D",)),
@@ -92,16 +109,114 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+# Faults in the kernels of fused ops, run as Python (interpreted.py); `ops` names rows of PATHS, or all rows of an op.
+FUSED = [
+    Mutant("taps of a window in a wrong order", "cpu_convolution", "np.divmod(np.arange(win.taps * c), win.kw * c)",
+           "np.divmod(np.arange(win.taps * c), win.kh * c)", ("ConvBias: 2x3 windows",)),
+    Mutant("missing bias", "cpu_convolution", "_finish(best + bias, tap", "_finish(best, tap", ("ConvBias",)),
+    Mutant("missing bias in Winograd", "cpu_winograd", "best += bias", "best += spread(np.float32(0))",
+           ("ConvReLUMaxPool2D: Winograd",)),
+    Mutant("smallest for largest", "cpu_convolution", "beats(value, best)", "beats(best, value)",
+           ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+    Mutant("winners counted by rows alone", "cpu_convolution", """
+                        number += one
+""", """
+                    number += one
+""", ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+    Mutant("wrong winner in Winograd", "cpu_winograd", "_challenge(best, tap, values[2], 2)",
+           "_challenge(best, tap, values[2], 1)", ("ConvReLUMaxPool2D: Winograd",)),
+    Mutant("winner where ReLU stops", "cpu_convolution", "where(alive, tap, spread(np.float32(-1)))", "tap",
+           ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+    Mutant("winner at 0", "cpu_winograd", "above_zero(best), tap", "above_zero(best + spread(np.float32(1))), tap"),
+    Mutant("NaN stopped by ReLU", "cpu_winograd", "above_zero(value), value, spread(np.float32(0))",
+           "above_zero(spread(np.float32(0)) - value), spread(np.float32(0)), value"),
+    Mutant("all lanes at a ragged edge", "cpu_convolution", "count, bias = filters - f,", "count, bias = LANES,",
+           ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+    Mutant("all lanes of the last channels", "cpu_winograd", "c, c - k, image_form", "c, LANES, image_form",
+           ("ConvBias: Winograd, the last tiles moved back",)),
+    Mutant("a lane too few", "cpu_dense", "store(y, r * units + k, value, units - k)",
+           "store(y, r * units + k, value, units - k - 1)", ("DenseBias: a tile",)),
+    Mutant("last tile moved one row too far", "vectors", "rows - ROWS)", "rows - ROWS - 1)",
+           ("ConvBias: the last tile moved back",)),
+    Mutant("last tile beyond the rows", "vectors", "r = min(tile * ROWS, rows - ROWS)", "r = tile * ROWS",
+           ("ConvBias: the last tile moved back",)),
+    Mutant("rows added twice", "vectors", "moved_back = rows > ROWS and not add", "moved_back = rows > ROWS",
+           ("ConvReLU: more images than shards",)),
+    Mutant("rows of the rest left out", "vectors", "range(tiles * ROWS, rows)", "range((tiles + 1) * ROWS, rows)",
+           ("DenseBias: one sample", "DenseBias: few samples", "ConvBias: 1x1 windows")),
+    Mutant("Winograd's last tile not moved back", "cpu_winograd",
+           "i = min((first + t) // across * 2, h - 4)  #", "i = (first + t) // across * 2  #",
+           ("ConvBias: Winograd, the last tiles moved back",)),
+    Mutant("missing add", "cpu_convolution", "gw, f, image > first)", "gw, f, False)",
+           ("ConvReLU: more images than shards",)),
+    Mutant("missing add in front of a pool", "cpu_routed", "gw, f, image > first)", "gw, f, False)",
+           ("ConvReLUMaxPool2D: short windows, many images",)),
+    Mutant("shards out of order", "cpu_convolution", "np.sum(gws, axis=0, out=gw.reshape(-1, filters))",
+           "np.sum(gws[::-1], axis=0, out=gw.reshape(-1, filters))"),
+    Mutant("shards before a pool out of order", "cpu_convolution", "gws.sum(axis=0).T", "gws[::-1].sum(axis=0).T"),
+    Mutant("shards of several images", "cpu_convolution", "SHARDS = 32", "SHARDS = 4"),
+    Mutant("sign of the image's transform", "cpu_winograd", "return a - c, b + c, c - b, b - d",
+           "return a - c, b + c, b - c, b - d", ("ConvBias: Winograd's smallest image",)),
+    Mutant("sign of the weights' transform", "cpu_winograd", "(a - b + c) * half", "(a + b - c) * half",
+           ("ConvBias: Winograd's smallest image",)),
+    Mutant("sign of the way back", "cpu_winograd", "b - c - d", "b - c + d", ("ConvBias: Winograd's smallest image",)),
+    Mutant("weights not turned", "cpu_convolution", "w[::-1, ::-1].transpose(0, 1, 3, 2)", "w.transpose(0, 1, 3, 2)",
+           ("ConvReLU: a row shorter than a tile",)),
+    Mutant("gradients not spread out by the strides", "cpu_convolution", "apart[:, :: win.sh, :: win.sw] = g",
+           "apart[:, : oh, : ow] = g", ("ConvReLU: two tiles of 32 filters, stride",)),
+    Mutant("padding of the way back upside down", "cpu_convolution", "(win.kh - 1 - win.top, win.kh - 1 - win.bottom)",
+           "(win.kh - 1 - win.bottom, win.kh - 1 - win.top)", ("ConvBias: 2x3 windows",)),
+    Mutant("padding not cleared", "cpu_convolution", "padded[:, :, : win.left] = padded[:, :, win.left + w :] = 0", "",
+           ("ConvReLU: 5x5 windows, padded",)),
+    Mutant("second panel begins at the first", "cpu_routed", "line * width * c + start,", "line * width * c,",
+           ("ConvReLUMaxPool2D: lines of more than a panel",)),
+    Mutant("a chunk's pixels taken for the first chunk's", "cpu_routed", "i, j = (first + k) // ow, (first + k) % ow",
+           "i, j = k // ow, k % ow", ("ConvReLUMaxPool2D: more pixels than a chunk",)),
+    Mutant("strides ignored between a pool's taps", "cpu_routed", "r * win.sh * width", "r * width",
+           ("ConvReLUMaxPool2D: 2x3 windows, padded",)),
+    Mutant("filters above 64 forgotten", "cpu_routed", "f = word * 64 + lowest_bit(rest)", "f = lowest_bit(rest)",
+           ("ConvReLUMaxPool2D: two words of filters",)),
+    Mutant("overlapping pools overwrite", "cpu_routed", "sums = _load_panel(pixels, corner + in_image[p], left[p])",
+           "sums = _load_panel(pixels, corner + in_image[p], 0)", ("ConvReLUMaxPool2D: pools that overlap",)),
+    Mutant("the image's gradient not cleared", "cpu_routed", "gx[image] = 0", "",
+           ("ConvReLUMaxPool2D: pools with gaps",)),
+    Mutant("taps of an oblong pool mistaken", "cpu_routed", "np.float32(r * pw + s)", "np.float32(r * ph + s)",
+           ("ConvReLUMaxPool2D: short windows, a pool of 2x3",)),
+    Mutant("few samples: a weight's row mistaken", "cpu_dense", "k * units + f, units - f)", "k * units, units - f)",
+           ("DenseBias: few samples",)),
+    Mutant("missing ReLU mask of a dense layer", "cpu_dense", "y > 0 if relu else 1", "1", ("DenseReLU: a tile",)),
+    Mutant("gradients not turned around", "cpu_dense", "turned[(k - first) * n + sample]",
+           "turned[sample * ROWS + k - first]", ("DenseBias: tiles and a rest",)),
+]  # fmt: skip
+
+# Faults in what only the compiler sees, each compiled anew.
+COMPILED = [
+    Mutant("a lane too many", "vectors", 'icmp_signed("<", _lane', 'icmp_signed("<=", _lane',
+           ("ConvBias: 1x1 windows",)),
+    Mutant("last winner of a tie in a vector", "vectors", 'fcmp_unordered(">", value, best)',
+           'fcmp_unordered(">=", value, best)', ("ConvReLUMaxPool2D: short windows",)),
+    Mutant("NaN hidden in a vector", "vectors", 'fcmp_unordered(">", value, best)', 'fcmp_ordered(">", value, best)'),
+    Mutant("a tile that forgets its sums where it adds", "vectors", "builder.fadd(old, builder.load(sums[r][k]))",
+           "old", ("ConvReLU: more images than shards",)),
+    Mutant("lanes beyond the last filter win", "vectors", "builder.and_(condition, _first(builder, count))",
+           "condition", ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+]  # fmt: skip
+
+
 def mutated(mutant: Mutant) -> types.ModuleType:
     """The mutant's module, run beside the real one. Running ops or fused puts their ops in the test's registry."""
     in_engine = mutant.file in ("ops", "fused", "tensor")
     package = "tinycnn" if in_engine else "tinycnn.kernels"
-    source = (ROOT / ("tinycnn" if in_engine else "kernels") / f"{mutant.file}.py").read_text()
-    assert source.count(mutant.old) == 1, f"{mutant.file}.py does not hold this once, renew the mutant: {mutant.old}"
     module = types.ModuleType(f"{package}.{mutant.file}")
     module.__package__ = package
-    exec(compile(source.replace(mutant.old, mutant.new), f"<{mutant.fault}>", "exec"), module.__dict__)
+    source = (ROOT / ("tinycnn" if in_engine else "kernels") / f"{mutant.file}.py").read_text()
+    exec(compile(changed(mutant, source), f"<{mutant.fault}>", "exec"), module.__dict__)
     return module
+
+
+def changed(mutant: Mutant, source: str) -> str:
+    assert source.count(mutant.old) == 1, f"{mutant.file}.py does not hold this once, renew the mutant: {mutant.old}"
+    return source.replace(mutant.old, mutant.new)
 
 
 def plant(mutant: Mutant, monkeypatch) -> None:
@@ -109,6 +224,8 @@ def plant(mutant: Mutant, monkeypatch) -> None:
     module = mutated(mutant)
     if mutant.file == "tensor":
         monkeypatch.setattr(Tensor, "backward", module.Tensor.backward)
+        monkeypatch.setattr(Tensor, "_keep", module.Tensor._keep)
+        monkeypatch.setattr(Op, "gradient_buffer", module.Op.gradient_buffer)
     elif mutant.file == "shapes":
         monkeypatch.setattr(shapes, "windows", module.windows)
     elif mutant.file == "reference":
@@ -116,35 +233,93 @@ def plant(mutant: Mutant, monkeypatch) -> None:
     elif mutant.file == "cpu":
         for name, loop in list(vars(module).items()):
             setattr(module, name, getattr(loop, "py_func", loop))  # not compiled: small inputs run sooner that way
+        module.next_task = interpreted.next_task
         monkeypatch.setattr(backend.get("numba"), "_kernels", module)
 
 
-def questions(mutant: Mutant) -> list[Callable[[], None]]:
+def plain_questions(file: str, ops: tuple[str, ...]) -> Iterator[Question]:
     """The suite's checks that a fault of this kind has to get past."""
-    cases = [case for case in CASES if case.op in mutant.ops]
-    if mutant.file == "cpu":
-        return [*(lambda c=c: check_numba(c) for c in cases), *(lambda k=k: k("numba") for k in KINKS)]
-    asked = [lambda c=c, check=check: check(c) for c in cases for check in (check_forward, check_gradient)]
-    return [*asked, *(lambda k=k: k("numpy") for k in KINKS), check_diamond]
+    cases = [case for case in CASES if case.op in ops]
+    if file == "cpu":
+        yield from (partial(check_numba, case) for case in cases)
+        yield from (partial(check, "numba") for check in KINKS)
+        return
+    for case in cases:
+        yield partial(check_forward, case)
+        yield partial(check_gradient, case)
+    yield from (partial(check, "numpy") for check in KINKS)
+    yield check_diamond
+    yield check_shared_buffer
 
 
-def caught_by(mutant: Mutant) -> int:
-    """How many checks fail; errors that a badly written mutant would give by itself (NameError ...) do not count."""
-    failures = 0
-    for question in questions(mutant):
-        try:
-            question()
-        except (AssertionError, ValueError, LookupError, Warning):
-            failures += 1
-    return failures
+def fused_questions(ops: tuple[str, ...]) -> Iterator[Question]:
+    """For the kernels of the fused ops: those of their paths, else what all of them are asked."""
+    yield from (partial(check_path, case) for case in PATHS if case.op in ops or case.name in ops)
+    if ops:
+        return
+    yield from (partial(check_winners, sizes) for sizes in (POOLED, WINOGRAD, SHORT))
+    yield from (partial(check_nan, op, sizes, where) for op, sizes in KINDS.values() for where in range(3))
+    yield from (partial(check_order, *kind) for name, kind in KINDS.items() if "dense" not in name)
+
+
+def is_caught(questions: Iterable[Question]) -> bool:
+    """Whether a check fails; errors that a badly written mutant would give by itself (NameError ...) do not count."""
+    with np.errstate(all="ignore"):
+        for question in questions:
+            try:
+                question()
+            except (AssertionError, ValueError, LookupError, Warning):
+                return True
+    return False
+
+
+@functools.cache
+def passes(ask: Callable[..., Iterator[Question]], *arguments) -> bool:
+    """Whether every check passes without the fault."""
+    return not is_caught(ask(*arguments))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_the_fault_is_caught(mutant, monkeypatch):
     use_backend("numpy")
-    assert caught_by(mutant) == 0, "without the fault every check passes"
+    assert passes(plain_questions, mutant.file, mutant.ops)
     plant(mutant, monkeypatch)
-    assert caught_by(mutant) > 0, f"nobody notices: {mutant.fault}"
+    assert is_caught(plain_questions(mutant.file, mutant.ops)), f"nobody notices: {mutant.fault}"
+
+
+@pytest.mark.parametrize("mutant", FUSED, ids=lambda mutant: mutant.fault)
+def test_the_fault_in_a_fused_kernel_is_caught(mutant, monkeypatch):
+    numba = backend.get("numba")
+    monkeypatch.setattr(numba, "_kernels", interpreted.kernels())
+    assert passes(fused_questions, mutant.ops)
+    faulty = interpreted.kernels(lambda file, text: changed(mutant, text) if file == mutant.file else text)
+    monkeypatch.setattr(numba, "_kernels", faulty)
+    assert is_caught(fused_questions(mutant.ops)), f"nobody notices: {mutant.fault}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(COMPILED)), ids=lambda number: COMPILED[number].fault)
+def test_the_fault_in_compiled_code_is_caught(number, tmp_path):
+    """In a process of its own, which a fault may well bring down."""
+    mutant = COMPILED[number]
+    shutil.copytree(ROOT / "kernels", tmp_path / "faulty", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "faulty" / f"{mutant.file}.py"
+    file.write_text(changed(mutant, file.read_text()))
+    code = f"import test_mutants; test_mutants.ask_compiled({number})"
+    folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests", tmp_path)))
+    environment = {**os.environ, "PYTHONPATH": folders, "TINYCNN_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("passes without the fault\n"), done.stderr
+    assert done.stdout.endswith("caught\n") or done.returncode < 0, f"nobody notices: {mutant.fault}"
+
+
+def ask_compiled(number: int) -> None:
+    """For a process that finds the kernels with the fault under the name `faulty`."""
+    if not is_caught(fused_questions(COMPILED[number].ops)):
+        print("passes without the fault", flush=True)
+    backend.get("numba")._kernels = importlib.import_module("faulty.cpu")
+    if is_caught(fused_questions(COMPILED[number].ops)):
+        print("caught", flush=True)
 
 
 def test_a_fault_in_a_composition_is_named():

@@ -7,8 +7,8 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -123,18 +123,27 @@ def one_thread() -> AbstractContextManager[Any]:
 
 
 @functools.cache
-def _thread_pools() -> Any:
+def _matrix_libraries() -> list[Any]:
     import threadpoolctl
 
-    return threadpoolctl.ThreadpoolController()
+    return [lib for lib in threadpoolctl.ThreadpoolController().lib_controllers if lib.user_api == "blas"]
 
 
-def matrix_threads(backend: Backend) -> AbstractContextManager[Any]:
+@contextmanager
+def matrix_threads(backend: Backend) -> Iterator[None]:
     """A block in which NumPy's matrix products use the threads that suit the backend.
 
     Beside compiled kernels that is one: the library's idle workers spin, and would take a core from the kernels.
     """
     number = 1 if backend.name == "numba" else _threads
     if number is None:
-        return nullcontext()
-    return _thread_pools().limit(limits=number, user_api="blas")
+        yield
+        return
+    before = [(library, library.get_num_threads()) for library in _matrix_libraries()]
+    for library, _ in before:
+        library.set_num_threads(number)
+    try:
+        yield
+    finally:
+        for library, threads in before:
+            library.set_num_threads(threads)

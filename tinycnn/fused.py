@@ -58,8 +58,11 @@ class FusedOp(Op):
         return super().apply(*inputs, **attributes)
 
 
+FLOAT32 = np.dtype(np.float32)
+
+
 def _all_float32(inputs: Sequence[Any]) -> bool:
-    return all(x.dtype == np.float32 for x in inputs if isinstance(x, Tensor | np.ndarray))
+    return all(getattr(x, "dtype", FLOAT32) == FLOAT32 for x in inputs)
 
 
 class _FusedWeighted(FusedOp):
@@ -139,7 +142,8 @@ class ConvReLUMaxPool2D(_FusedWeighted):
     @classmethod
     def fits(cls, inputs, attributes):
         dilated = attributes.get("dilation", 1) not in (1, (1, 1))
-        taps = prod(shapes.pair(attributes.get("pool_size", 2), "window"))
+        size = attributes.get("pool_size", 2)
+        taps = prod(size if type(size) is tuple else shapes.pair(size, "window"))
         padded = attributes.get("pool_padding", "valid") != "valid"
         return _all_float32(inputs) and not dilated and not padded and taps <= 127
 

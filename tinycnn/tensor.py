@@ -238,6 +238,8 @@ def _as_tensors(name: str, inputs: Sequence[TensorLike]) -> tuple[Tensor, ...]:
     for x in known:
         if x.backend is not home:
             raise BackendError(f"{name}: inputs live on two backends, {home.name} and {x.backend.name}; choose one")
+    if len(known) == len(inputs):
+        return tuple(known)
     plain = np.result_type(*(x.dtype for x in known)) if known else np.dtype(np.float32)
     return tuple(
         x if isinstance(x, Tensor) else Tensor(x if hasattr(x, "dtype") else np.asarray(x, plain), backend=home)
