@@ -17,12 +17,38 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-GRAIN = 2_000_000  # multiply-adds, about 40 microseconds: waking another thread for less brings nothing
+from .compiling import compiled
+
+GRAIN = 1_000_000  # multiply-adds, about 20 microseconds: calling another thread for less brings nothing
+TURNS = 200_000  # looks for more work before a thread goes to sleep, about 0.1 ms: waking up takes half as long
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
 _helpers: list[SimpleQueue] = []
+_state = np.zeros(2, np.int64)  # number of the kernel that several threads run, and of its next task: helpers watch it
 _busy = threading.Lock()
+
+
+@intrinsic
+def next_task(typingctx, tasks):
+    """The number of the next task, which nobody else gets."""
+
+    def generate(context, builder, signature, arguments):
+        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", start, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(tasks), generate
+
+
+@intrinsic
+def read(typingctx, tasks):
+    """What the count stands at now, while other threads change it."""
+
+    def generate(context, builder, signature, arguments):
+        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(start, "monotonic", 8)
+
+    return types.int64(tasks), generate
 
 
 def set_threads(number: int) -> None:
@@ -51,39 +77,75 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
 
     At the same time, unless the threads are taken: then one worker finds all the tasks, and the others none.
     """
-    arguments = (np.zeros(1, np.int64), *arguments)
     if team == 1 or not _busy.acquire(blocking=False):
+        tasks = np.zeros(1, np.int64)
         for worker in range(team):
-            kernel(worker, *arguments)
+            kernel(worker, tasks, *arguments)
         return
     try:
         while len(_helpers) < team - 1:
             _helpers.append(SimpleQueue())
             threading.Thread(target=_help, args=(_helpers[-1],), name="tinycnn", daemon=True).start()
-        outcomes: SimpleQueue = SimpleQueue()
-        for worker in range(1, team):
-            _helpers[worker - 1].put((kernel, worker, arguments, outcomes))
+        jobs = [_Job(kernel, worker, arguments) for worker in range(1, team)]
+        _state[:] = _state[0] + 1, 0
+        for job, helper in zip(jobs, _helpers, strict=False):
+            helper.put(job)
         try:
-            kernel(0, *arguments)
+            kernel(0, _state[1:], *arguments)
         finally:
-            failures = [error for error in (outcomes.get() for _ in range(1, team)) if error]
+            failures = [failure for failure in map(_outcome, jobs) if failure]
         if failures:
             raise failures[0]
     finally:
         _busy.release()
 
 
+class _Job:
+    """A worker's part of a kernel. The helper must take it first; if all is done by then, the caller takes it back."""
+
+    def __init__(self, kernel: Callable[..., None], worker: int, arguments: tuple[Any, ...]) -> None:
+        self.call: tuple[Any, ...] = (kernel, worker, arguments)
+        self.taken = threading.Lock()
+        self.outcome: SimpleQueue = SimpleQueue()
+
+
+def _outcome(job: _Job) -> BaseException | None:
+    """Wait for a job that a helper has begun; take back one that none has."""
+    if job.taken.acquire(blocking=False):
+        del job.call
+        return None
+    return job.outcome.get()
+
+
 def _help(jobs: SimpleQueue) -> None:
     while True:
-        kernel, worker, arguments, outcomes = jobs.get()
-        failure: BaseException | None = None
-        try:
-            kernel(worker, *arguments)
-        except BaseException as error:  # it belongs to the thread that waits for the outcome
-            failure = error
-        del kernel, arguments  # when the caller goes on, nobody else may hold the arrays
-        outcomes.put(failure)
-        del outcomes, failure
+        job = jobs.get()
+        if job.taken.acquire(blocking=False):
+            failure: BaseException | None = None
+            kernel, worker, arguments = job.call
+            try:
+                kernel(worker, _state[1:], *arguments)
+            except BaseException as error:  # it belongs to the thread that waits for the outcome
+                failure = error
+            del kernel, arguments, job.call  # when the caller goes on, nobody else may hold the arrays
+            job.outcome.put(failure)
+            del failure
+        del job
+        if jobs.empty():
+            _watch(_state, _state[0], TURNS)
+
+
+@compiled
+def _watch(state, seen, turns):
+    """Wait until someone takes the first task of another kernel, but not for long.
+
+    A thread that sleeps takes 50 microseconds to wake, as long as a small kernel; and one that is awake must not ask
+    for Python's lock before the caller has let go of it, which it has when it takes a task.
+    """
+    number, tasks = state[:1], state[1:]
+    for _ in range(turns):
+        if read(number) != seen and read(tasks) > 0:
+            return
 
 
 def _after_fork() -> None:
@@ -95,14 +157,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-@intrinsic
-def next_task(typingctx, tasks):
-    """The number of the next task, which nobody else gets."""
-
-    def generate(context, builder, signature, arguments):
-        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", start, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(tasks), generate
