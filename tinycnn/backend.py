@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -122,6 +123,11 @@ def one_thread() -> AbstractContextManager[Any]:
     return current().one_thread() if current().has("one_thread") else nullcontext()
 
 
+_inside = threading.Lock()
+_blocks: list[int] = []  # one for each `matrix_threads` that is entered, in any thread
+_before: list[tuple[Any, int]] = []  # what the first of them found, and the last brings back
+
+
 @functools.cache
 def _matrix_libraries() -> list[Any]:
     import threadpoolctl
@@ -139,11 +145,17 @@ def matrix_threads(backend: Backend) -> Iterator[None]:
     if number is None:
         yield
         return
-    before = [(library, library.get_num_threads()) for library in _matrix_libraries()]
-    for library, _ in before:
-        library.set_num_threads(number)
+    with _inside:
+        if not _before:
+            _before.extend((library, library.get_num_threads()) for library in _matrix_libraries())
+            for library, _ in _before:
+                library.set_num_threads(number)
+        _blocks.append(number)
     try:
         yield
     finally:
-        for library, threads in before:
-            library.set_num_threads(threads)
+        with _inside:
+            _blocks.pop()
+            while _before and not _blocks:
+                library, threads = _before.pop()
+                library.set_num_threads(threads)

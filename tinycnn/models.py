@@ -64,7 +64,7 @@ class Sequential:
             raise UsageError(f"add: two layers are called {name!r}; give one another name")
         if input_shape:
             self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
-        layer.name, self.input_shape, self._made_plan = name, input_shape, None
+        layer.name, self.input_shape = name, input_shape
         self.layers.append(layer)
 
     @property
@@ -82,7 +82,7 @@ class Sequential:
     def _build_layer(self, layer: Layer, i: int, shape: Shape) -> None:
         layer.output_shape(shape)  # raises before weights are made
         layer.build(shape, generator(self.seed, "weights", i))
-        self.backend, self._made_plan = current(), None
+        self.backend = current()
 
     def _shapes(self, input_shape: Shape | None = None) -> list[Shape]:
         """The shape in front of each layer, and the one after the last."""
@@ -138,7 +138,7 @@ class Sequential:
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
         self.metrics = _metrics(metrics or ())
-        self.fuse, self._made_plan = fuse, None
+        self.fuse = fuse
 
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
@@ -148,12 +148,12 @@ class Sequential:
         return value
 
     def _plan(self) -> "_Plan":
-        """The ops that run, in order; made once for these layers, this loss and the choice to fuse."""
-        if self._made_plan is None:
-            own = [step for layer in self.layers for step in layer.steps()]
-            loss = self.loss.steps(_LABELS) if self.loss else []
-            self._made_plan = _Plan(own, loss, self.fuse, self.output_shape[-1] if own else 0)
-        return self._made_plan
+        """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed."""
+        own = [step for layer in self.layers for step in layer.steps()]
+        made = self._made_plan
+        if made is None or (made.own, made.loss, made.fused) != (own, self.loss, self.fuse):
+            made = self._made_plan = _Plan(own, self.loss, self.fuse, self.output_shape[-1] if own else 0)
+        return made
 
     def _input(self, x: Any) -> Tensor:
         x = np.asarray(x)
@@ -442,10 +442,11 @@ class _Plan:
     `to_loss[last]` is the first op that goes past the predictions: `rest` takes its input to the predictions.
     """
 
-    def __init__(self, own: list[Step], loss: list[Step], fused: bool, outputs: int) -> None:
-        self.outputs = outputs
+    def __init__(self, own: list[Step], loss: losses.Loss | None, fused: bool, outputs: int) -> None:
+        self.own, self.loss, self.fused, self.outputs = own, loss, fused, outputs
+        every = own + (loss.steps(_LABELS) if loss else [])
         self.to_predictions = fuse(own) if fused else own
-        self.to_loss = fuse(own + loss) if fused else own + loss
+        self.to_loss = fuse(every) if fused else every
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
