@@ -4,8 +4,8 @@
 
 The floor of a kernel is the larger of its arithmetic at the processor's peak and its arrays read or written once at
 the speed of a copy; peak and speed are measured first. Winograd's kernel and the routed gradients do fewer products
-than a convolution has: their floor counts those they do. "the rest" is all that is no kernel: the tape, shapes,
-NumPy's sums over shards.
+than a convolution has: their floor counts those they do. "the rest" is the tape, shapes, padding, ReLU's mask,
+Winograd's weights, and NumPy's sums over shards.
 """
 
 import argparse
@@ -33,9 +33,9 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
     shapes = [a.shape for a in arguments if isinstance(a, np.ndarray)]
     match name:
         case "_direct":  # weights (KH*KW*C*F,), y (N, OH, OW, F), and the pool's four numbers at the end
-            ph, pw, psh, psw = arguments[-4:]
+            ph, pw, _, psw = arguments[-4:]
             (_, oh, ow, _), size = shapes[3], shapes[1][0]
-            return shapes[0][0] * ((oh - 1) * psh + ph) * ((ow - 1) * psw + pw) * size
+            return shapes[0][0] * oh * ph * ((ow - 1) * psw + pw) * size
         case "_winograd":  # weights (16*C*F,)
             return shapes[0][0] * arguments[-4] * arguments[-3] * shapes[1][0]
         case "_weight_gradients":  # g (N, OH, OW, F), taps (KH*KW*C,)
@@ -46,9 +46,7 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
             return float((arguments[5] >= 0).sum()) * arguments[7].shape[2]
         case "input_gradient_routed":  # winner, and weights (F, KH*KW*C)
             return float((arguments[5] >= 0).sum()) * arguments[6].shape[1]
-        case "_dense" | "_dense_few" | "_weight_gradient":
-            return shapes[0][0] * shapes[0][1] * shapes[1][1]
-        case "_input_gradient":
+        case "_dense" | "_dense_few" | "_dense_weight_gradient" | "_dense_input_gradient":
             return shapes[0][0] * shapes[0][1] * shapes[1][1]
     return 0
 

@@ -1,8 +1,7 @@
 """Convolution with what follows it (bias, ReLU, max-pooling) in one kernel, and its gradients, compiled by Numba.
 
-Three ideas make these fast, each in its own section: a tile of a matrix product that reads the image in place of
-im2col's copy of it; Winograd's algorithm, which needs fewer products for 3x3 windows; and gradients that go only
-where a pool found its maximum. All arrays are float32.
+Here a tile of a matrix product reads the image in place of im2col's copy of it. cpu_winograd.py needs fewer products
+for 3x3 windows, and cpu_routed.py sends gradients only where a pool found its maximum. All arrays are float32.
 """
 
 from functools import lru_cache
@@ -12,19 +11,20 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
+from .cpu_dense import relu_gradient
 from .cpu_routed import (
     CHUNK,
-    dense_is_cheaper,
     input_gradient_routed,
     panels,
     positions,
+    unpooling_is_cheaper,
     weight_gradients_routed,
     weight_gradients_unpooled,
 )
 from .cpu_winograd import winograd, winograd_fits
 from .shapes import Windows, windows
 from .threads import next_task, run, workers
-from .vectors import LANES, PAIR, above_zero, beats, load, multiply, spread, starts_of, store, where
+from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
@@ -33,7 +33,7 @@ def conv_relu_max_pool2d(x, w, b, win: Windows, pool: Windows):
     """max_pool2d(relu(conv2d(x, w) + b)): (N, H, W, C), (KH, KW, C, F), (F,) -> (N, PH, PW, F), and winners (int8).
 
     The winner is the tap of the pool's window that each value came from, -1 where ReLU let nothing through.
-    For windows without dilation and pools without padding.
+    For windows without dilation, and pools without padding and of at most 127 taps (winners are int8).
     """
     if winograd_fits(w, win) and (pool.kh, pool.kw, pool.sh, pool.sw) == (2, 2, 2, 2):
         return winograd(_padded(x, win), w, b, pooled=True, relu=True)
@@ -48,11 +48,13 @@ def conv2d(x, w, b, win: Windows, relu: bool):
 
 
 def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, gw=None, gb=None):
-    """The gradients of `conv2d`: of the input (None unless needed), weights and bias, in gw and gb where given."""
+    """The gradients of `conv2d`: of the input (None unless needed), weights and bias, each of its input's shape.
+
+    gy and y are (N, OH, OW, F). gw and gb: C-contiguous float32 arrays to write into, in place of new ones.
+    """
     n, _, _, c = x.shape
     filters, width, padded = w.shape[3], win.left + win.w + win.right, _padded(x, win)
-    g = memory.empty(gy.shape)
-    np.multiply(gy, y > 0 if relu else 1, out=g)
+    g = relu_gradient(gy, y, relu)
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
     gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
     team = workers(g.size * win.taps * c, len(gws))
@@ -63,7 +65,7 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
 
 
 def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows, input_needed: bool, gw=None, gb=None):
-    """The gradients of `conv_relu_max_pool2d`: of the input (None unless needed), weights and bias, in gw, gb if given.
+    """The gradients of `conv_relu_max_pool2d`: of the input (None unless needed), weights and bias, as in `conv2d`.
 
     Each pooled value came from one position, so one window of the input took part in it, and only that one gets a
     gradient, or gives one to the weights: a quarter of the work of a dense convolution for 2x2 pools, less for ReLU.
@@ -76,7 +78,7 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     at_tap, step = positions(win, pool, width, c), (win.sh * pool.sh, win.sw * pool.sw)
     gbs = _shards(n, filters)
     team = workers(work, len(gbs))
-    if dense_is_cheaper(win, pool, c, filters):
+    if unpooling_is_cheaper(win, pool, c, filters):
         gws = _shards(n, size, filters)
         rows = memory.empty((team, pool.oh * pool.kh * pool.ow * pool.kw * filters))
         strides = pool.kh, pool.kw, win.sh, win.sw
@@ -129,9 +131,6 @@ def _taps(win: Windows, width: int, c: int):
     return line * width * c + q
 
 
-# Direct convolution: a tile of the product of im2col's rows and the weights, without im2col.
-
-
 def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu):
     ph, pw, psh, psw = pool
     padded, filters = _padded(x, win), w.shape[3]
@@ -149,33 +148,34 @@ def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu):
 
 
 @compiled
-def _direct(worker, tasks, x, w, b, y, winner, rows, starts, relu, kh, run, sh, ph, pw, psh, psw):
+def _direct(worker, tasks, x, w, b, y, winner, rows, starts, relu, kh, length, sh, ph, pw, psh, psw):
     n, h, width, c = x.shape
     _, oh, ow, filters = y.shape
     columns, one = len(starts), spread(np.float32(1))
     x, y, winner = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
-    row = rows[worker]  # the convolution's rows that one row of the pool needs: they stay in the cache
+    row = rows[worker]  # (PH, columns, F): what one row of the pool needs of the convolution stays in the cache
     task = next_task(tasks)
     while task < n * oh:
         image, i = task // oh, task % oh
         for r in range(ph):
             corner = (image * h + (i * psh + r) * sh) * width * c
-            for f in range(0, filters, PAIR):
+            for f in range(0, filters, COLUMNS):
                 place = r * columns * filters + f
-                multiply(x, corner, starts, width * c, 1, kh, run, w, f, filters, row, place, False)
+                multiply(x, corner, starts, width * c, 1, kh, length, w, f, filters, row, place, False)
         for f in range(0, filters, LANES):
             count, bias = filters - f, load(b, f, filters - f)
             for j in range(ow):
                 start = j * psw * filters + f
-                best = load(row, start, count)
-                tap = number = spread(np.float32(0))
+                best = load(row, start, count)  # the first tap, which then meets itself and does not beat it
+                winning = tap = spread(np.float32(0))  # counted in float32: vectors hold nothing else
                 for r in range(ph):
                     for s in range(pw):
                         value = load(row, start + (r * columns + s) * filters, count)
                         better = beats(value, best)
-                        best, tap = where(better, value, best), where(better, number, tap)
-                        number += one
-                _finish(best + bias, tap, relu, y, winner, (task * ow + j) * filters + f, count)
+                        best, winning = where(better, value, best), where(better, tap, winning)
+                        tap += one
+                # Bias and ReLU keep the order of values, so they can wait until the largest is known.
+                _finish(best + bias, winning, relu, y, winner, (task * ow + j) * filters + f, count)
         task = next_task(tasks)
 
 
@@ -186,7 +186,8 @@ def _finish(value, tap, relu, y, winner, place, count):
         alive = above_zero(value)
         value, tap = where(alive, value, spread(np.float32(0))), where(alive, tap, spread(np.float32(-1)))
     store(y, place, value, count)
-    store(winner, place, tap, count)
+    if winner.size:
+        store(winner, place, tap, count)
 
 
 @compiled
@@ -201,7 +202,7 @@ def _weight_gradients(worker, tasks, taps, g, x, gws, gbs, sh, sw):
         gw, gb = gws[shard].reshape(-1), gbs[shard]
         for image in range(first, last):
             at, pixels = image * h * width * c, flat[image * oh * ow * filters : (image + 1) * oh * ow * filters]
-            for f in range(0, filters, PAIR):
+            for f in range(0, filters, COLUMNS):
                 multiply(x, at, taps, sh * width * c, sw * c, oh, ow, pixels, f, filters, gw, f, image > first)
             for f in range(0, filters, LANES):
                 count, total = filters - f, spread(np.float32(0))

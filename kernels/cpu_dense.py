@@ -10,9 +10,10 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .threads import next_task, run, workers
-from .vectors import LANES, PAIR, ROWS, above_zero, load, multiply, multiply_add, spread, starts_of, store, where
+from .vectors import COLUMNS, LANES, ROWS, above_zero, load, multiply, multiply_add, spread, starts_of, store, where
 
-FEW = 4 * LANES  # units of a task when there are few samples
+STRIP = 4 * LANES  # units of a task when there are few samples
+BLOCK = 8 * ROWS  # inputs of a task of the weights' gradient
 
 
 def dense(x, w, b, relu: bool):
@@ -21,9 +22,9 @@ def dense(x, w, b, relu: bool):
     n, inputs = x.shape
     y = memory.empty((n, w.shape[1]))
     if n < ROWS:
-        run(_dense_few, workers(8 * x.size * w.shape[1], n * -(-w.shape[1] // FEW)), x, w, b, y, relu)
+        run(_dense_few, workers(8 * x.size * w.shape[1], n * -(-w.shape[1] // STRIP)), x, w, b, y, relu)
         return y
-    blocks = -(-w.shape[1] // PAIR) * -(-n // ROWS)
+    blocks = -(-w.shape[1] // COLUMNS) * -(-n // ROWS)
     run(_dense, workers(x.size * w.shape[1], blocks), x, w, b, y, starts_of(n, inputs), relu)
     return y
 
@@ -33,14 +34,14 @@ def _dense(worker, tasks, x, w, b, y, starts, relu):
     n, inputs = x.shape
     units = w.shape[1]
     x, w, y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
-    tall = (n + ROWS - 1) // ROWS
+    row_blocks = (n + ROWS - 1) // ROWS
     task = next_task(tasks)
-    while task < (units + PAIR - 1) // PAIR * tall:
-        f, first = task // tall * PAIR, task % tall * ROWS
+    while task < (units + COLUMNS - 1) // COLUMNS * row_blocks:
+        f, first = task // row_blocks * COLUMNS, task % row_blocks * ROWS
         last = min(first + ROWS, n)
         multiply(x, 0, starts[first:last], 0, 1, 1, inputs, w, f, units, y, first * units + f, False)
         for r in range(first, last):
-            for k in range(f, min(f + PAIR, units), LANES):
+            for k in range(f, min(f + COLUMNS, units), LANES):
                 value = load(y, r * units + k, units - k) + load(b, k, units - k)
                 value = where(above_zero(value), value, spread(np.float32(0))) if relu else value
                 store(y, r * units + k, value, units - k)
@@ -49,13 +50,13 @@ def _dense(worker, tasks, x, w, b, y, starts, relu):
 
 @compiled
 def _dense_few(worker, tasks, x, w, b, y, relu):
-    """For few samples: reading the weights is most of the work, so they are read in the order they lie in."""
+    """For few samples: a tile of nine rows would be mostly empty, so a sample meets 64 units at a time."""
     n, inputs = x.shape
     units = w.shape[1]
     x, w, y, zero = x.reshape(-1), w.reshape(-1), y.reshape(-1), spread(np.float32(0))
     task = next_task(tasks)
-    while task < (units + FEW - 1) // FEW * n:
-        sample, f = task % n, task // n * FEW
+    while task < (units + STRIP - 1) // STRIP * n:
+        sample, f = task % n, task // n * STRIP
         sums = zero, zero, zero, zero
         for k in range(inputs):
             sums = _add_row(sums, spread(x[sample * inputs + k]), w, k * units + f, units - f)
@@ -78,41 +79,47 @@ def _add_row(sums, value, w, at, count):
     )
 
 
+def relu_gradient(gy, y, relu: bool):
+    """gy where y is above 0, else 0; or gy as it is where there was no ReLU. Contiguous."""
+    return np.multiply(gy, y > 0, out=memory.empty(gy.shape)) if relu else memory.ready(gy)
+
+
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):
-    """The gradients of `dense`: of the input (None unless needed), weights and bias, in gw and gb where given."""
+    """The gradients of `dense`: of the input (None unless needed), weights and bias, each of its input's shape.
+
+    gy and y are (N, UNITS). gw and gb: C-contiguous float32 arrays to write into, in place of new ones.
+    """
     x, w = memory.ready(x), memory.ready(w)
     (n, inputs), units = x.shape, w.shape[1]
-    g = memory.empty(gy.shape)
-    np.multiply(gy, y > 0 if relu else 1, out=g)
+    g = relu_gradient(gy, y, relu)
     gw = memory.empty(w.shape) if gw is None else gw
     gb = np.sum(g, axis=0, out=gb)
     gx = memory.empty(x.shape) if input_needed else None
     team = workers(x.size * units, -(-inputs // ROWS))
-    run(_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
+    run(_dense_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
     if gx is not None:
         transposed = memory.ready(g.T)  # (UNITS, N)
         spaces = memory.empty((team, ROWS * n))
-        run(_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
+        run(_dense_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
     return gx, gw, gb
 
 
 @compiled
-def _weight_gradient(worker, tasks, x, g, gw, starts):
+def _dense_weight_gradient(worker, tasks, x, g, gw, starts):
     """gw = x.T @ g, nine rows at a time: the samples are added in order."""
     n, inputs = x.shape
     units = g.shape[1]
     x, g, gw = x.reshape(-1), g.reshape(-1), gw.reshape(-1)
-    block = 8 * ROWS
     task = next_task(tasks)
-    while task * block < inputs:
-        first, last = task * block, min((task + 1) * block, inputs)
-        for f in range(0, units, PAIR):
+    while task * BLOCK < inputs:
+        first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
+        for f in range(0, units, COLUMNS):
             multiply(x, 0, starts[first:last], 0, inputs, 1, n, g, f, units, gw, first * units + f, False)
         task = next_task(tasks)
 
 
 @compiled
-def _input_gradient(worker, tasks, w, g, gx, spaces, starts):
+def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     """gx = g.T @ w.T for g (UNITS, N): the weights of nine inputs at a time meet all samples, then turn around."""
     inputs, units = w.shape
     n = g.shape[1]
@@ -121,7 +128,7 @@ def _input_gradient(worker, tasks, w, g, gx, spaces, starts):
     task = next_task(tasks)
     while task * ROWS < inputs:
         first, last = task * ROWS, min((task + 1) * ROWS, inputs)
-        for sample in range(0, n, PAIR):
+        for sample in range(0, n, COLUMNS):
             multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
         for sample in range(n):
             for k in range(first, last):

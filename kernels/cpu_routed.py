@@ -13,23 +13,25 @@ from .compiling import compiled
 from .shapes import Windows
 from .threads import next_task
 from .vectors import (
+    COLUMNS,
     LANES,
-    PAIR,
     above_zero,
+    equal,
     load,
     lowest_bit,
     mask_bits,
     multiply,
     multiply_add,
-    same,
     spread,
     store,
     where,
 )
 
 PANEL = 6  # vectors of a window's line that are summed at once, in registers
-WIDTH = PANEL * LANES
-CHUNK = 40  # pooled pixels that are looked at together: their part of the image stays in the first cache
+PANEL_WIDTH = PANEL * LANES
+CHUNK = (
+    40  # pooled pixels looked at together: their part of the image stays in the first cache; a bit each, so below 64
+)
 
 
 @lru_cache
@@ -37,11 +39,13 @@ def panels(win: Windows, width: int, c: int):
     """A window's KH lines of KW*C numbers, cut into panels of six vectors: three tables, a number for each panel.
 
     Where it begins in the flat image, counted from the window's corner; where in a filter's weights; and how many
-    numbers of the line are left there, which may be fewer or more than a panel holds.
+    numbers of the line are remaining there, which may be fewer or more than a panel holds.
     """
-    run = win.kw * c
-    line, start = np.divmod(np.arange(0, win.kh * -(-run // WIDTH)) * WIDTH, -(-run // WIDTH) * WIDTH)
-    return line * width * c + start, line * run + start, run - start
+    length = win.kw * c  # numbers in one line of a window
+    per_line = -(-length // PANEL_WIDTH)
+    line, panel = np.divmod(np.arange(win.kh * per_line), per_line)
+    start = panel * PANEL_WIDTH
+    return line * width * c + start, line * length + start, length - start
 
 
 @lru_cache
@@ -51,11 +55,12 @@ def positions(win: Windows, pool: Windows, width: int, c: int):
     return ((r * win.sh * width + s * win.sw) * c).astype(np.int32)
 
 
-def dense_is_cheaper(win: Windows, pool: Windows, c: int, filters: int) -> bool:
-    """Whether dense tiles beat visiting winners one by one, in processor cycles per pooled pixel, as measured."""
+def unpooling_is_cheaper(win: Windows, pool: Windows, c: int, filters: int) -> bool:
+    """Whether tiles over all positions beat visiting winners one by one, in processor cycles per pooled pixel."""
     if (pool.sh, pool.sw) != (pool.kh, pool.kw):
         return False
-    routed = 0.65 * filters * (3 + 8 * win.kh * -(-win.kw * c // WIDTH))
+    # A product of vectors takes a cycle; 0.65 of the maxima pass ReLU, each costs 3 cycles, and 8 per panel (measured).
+    routed = 0.65 * filters * (3 + 8 * win.kh * -(-win.kw * c // PANEL_WIDTH))
     return pool.taps * win.taps * c * -(-filters // LANES) < routed
 
 
@@ -96,18 +101,19 @@ def _add_panel(sums, factor, panel):
 
 @compiled
 def weight_gradients_routed(
-    worker, tasks, in_image, in_weights, left, at_tap, gy, winner, x, gws, gbs, spaces, alive, down, right
-):
+    worker, tasks, in_image, in_weights, remaining, at_tap, gy, winner, x, gws, gbs, window_starts, alive,
+    row_step, column_step,
+):  # fmt: skip
     """gws (SHARDS, F, KH*KW*C) and gbs (SHARDS, F): for each filter, the windows that won, times their gradients.
 
-    `down` and `right` are the pixels from one pool to the next. `alive` has a bit for each pixel of a chunk and each
-    filter: whether ReLU let it through.
+    `row_step` and `column_step` are the pixels from one pool to the next. `alive` has a bit for each pixel of a chunk
+    and each filter: whether ReLU let it through.
     """
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
     shards, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    starts, bits = spaces[worker], alive[worker]  # (CHUNK * F,), (F,)
+    starts, bits = window_starts[worker], alive[worker]  # (CHUNK * F,), (F,)
     shard = next_task(tasks)
     while shard < shards:
         gw, gb = gws[shard].reshape(-1), gbs[shard]
@@ -120,22 +126,22 @@ def weight_gradients_routed(
                 bits[:] = 0
                 for k in range(min(CHUNK, oh * ow - first)):
                     i, j = (first + k) // ow, (first + k) % ow
-                    corner = np.int32((i * down * width + j * right) * c)
+                    corner = np.int32((i * row_step * width + j * column_step) * c)
                     won = winner[place + k * filters : place + (k + 1) * filters]
                     start = starts[k * filters : (k + 1) * filters]
                     for f in range(filters):
                         start[f] = corner + at_tap[max(won[f], 0)]
                         bits[f] |= np.int64(won[f] >= 0) << k
-                for p in range(len(left)):
+                for p in range(len(remaining)):
                     for f in range(filters):
-                        sums = _load_panel(gw, f * size + in_weights[p], left[p])
+                        sums = _load_panel(gw, f * size + in_weights[p], remaining[p])
                         rest = bits[f]
                         while rest:
                             at = lowest_bit(rest) * filters + f
                             rest &= rest - 1
-                            pixels = _load_panel(image_x, starts[at] + in_image[p], left[p])
+                            pixels = _load_panel(image_x, starts[at] + in_image[p], remaining[p])
                             sums = _add_panel(sums, spread(gy[place + at]), pixels)
-                        _store_panel(gw, f * size + in_weights[p], sums, left[p])
+                        _store_panel(gw, f * size + in_weights[p], sums, remaining[p])
             for f in range(0, filters, LANES):
                 total = load(gb, f, filters - f)
                 for place in range(image * oh * ow * filters + f, (image + 1) * oh * ow * filters, filters):
@@ -146,7 +152,9 @@ def weight_gradients_routed(
 
 
 @compiled
-def input_gradient_routed(worker, tasks, in_image, in_weights, left, at_tap, gy, winner, w, gx, alive, down, right):
+def input_gradient_routed(
+    worker, tasks, in_image, in_weights, remaining, at_tap, gy, winner, w, gx, alive, row_step, column_step
+):
     """gx (N, H, W, C), all of it written: at each window, the sum of the filters (F, KH*KW*C) that won there.
 
     `alive` has a bit for each tap of a pool and each filter: whether the filter's maximum was there.
@@ -163,23 +171,23 @@ def input_gradient_routed(worker, tasks, in_image, in_weights, left, at_tap, gy,
             for j in range(ow):
                 place = ((image * oh + i) * ow + j) * filters
                 bits[:] = 0
-                for f in range(0, filters, LANES):
+                for f in range(0, filters, LANES):  # a bit for each filter: does its maximum lie at this tap?
                     won, number = load(winner, place + f, filters - f), spread(np.float32(0))
                     for tap in range(taps):
-                        bits[tap, f // 64] |= mask_bits(same(won, number), filters - f) << f % 64
+                        bits[tap, f // 64] |= mask_bits(equal(won, number), filters - f) << (f % 64)
                         number += spread(np.float32(1))
                 for tap in range(taps):
-                    corner = ((image * h + i * down) * width + j * right) * c + at_tap[tap]
-                    for p in range(len(left)):
-                        sums = _load_panel(pixels, corner + in_image[p], left[p])
+                    corner = ((image * h + i * row_step) * width + j * column_step) * c + at_tap[tap]
+                    for p in range(len(remaining)):
+                        sums = _load_panel(pixels, corner + in_image[p], remaining[p])
                         for word in range(words):
                             rest = bits[tap, word]
                             while rest:
                                 f = word * 64 + lowest_bit(rest)
                                 rest &= rest - 1
-                                weights = _load_panel(w, f * size + in_weights[p], left[p])
+                                weights = _load_panel(w, f * size + in_weights[p], remaining[p])
                                 sums = _add_panel(sums, spread(gy[place + f]), weights)
-                        _store_panel(pixels, corner + in_image[p], sums, left[p])
+                        _store_panel(pixels, corner + in_image[p], sums, remaining[p])
         image = next_task(tasks)
 
 
@@ -205,12 +213,12 @@ def weight_gradients_unpooled(worker, tasks, taps, gy, winner, x, gws, gbs, spac
                         value, tap = load(gy, place, count), load(winner, place, count)
                         for r in range(ph):
                             for s in range(pw):
-                                here = same(tap, spread(np.float32(r * pw + s)))
+                                here = equal(tap, spread(np.float32(r * pw + s)))
                                 routed = where(here, value, spread(np.float32(0)))
                                 total += routed
                                 store(g, ((i * ph + r) * conv_w + j * pw + s) * filters + f, routed, count)
                 store(gbs[shard], f, total, count)
             at, line, gw = image * h * width * c, sh * width * c, gws[shard].reshape(-1)
-            for f in range(0, filters, PAIR):
+            for f in range(0, filters, COLUMNS):
                 multiply(x, at, taps, line, sw * c, oh * ph, conv_w, g, f, filters, gw, f, image > first)
         shard = next_task(tasks)

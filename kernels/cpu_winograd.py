@@ -12,7 +12,7 @@ from . import memory
 from .compiling import compiled
 from .shapes import Windows
 from .threads import next_task, run, workers
-from .vectors import LANES, PAIR, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
+from .vectors import COLUMNS, LANES, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 COMPONENTS = 16
 WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
@@ -39,7 +39,7 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
     _transform_weights(memory.ready(w), kernel)
-    most = max(WORKSPACE // (COMPONENTS * max(c, filters)), ROWS)  # tiles of a block
+    most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = -(-down * across // (blocks * ROWS)) * ROWS
     team = workers(n * down * across * COMPONENTS * c * filters, n * blocks)
@@ -50,17 +50,17 @@ def winograd(x, w, b, pooled: bool, relu: bool):
 
 @numba.njit(inline="always")
 def _mix_image(a, b, c, d):
-    return a - c, b + c, c - b, b - d  # rows of B^T
+    return a - c, b + c, c - b, b - d  # B^T d, for one column of d
 
 
 @numba.njit(inline="always")
 def _mix_weights(a, b, c, half):
-    return a, (a + b + c) * half, (a - b + c) * half, c  # rows of G
+    return a, (a + b + c) * half, (a - b + c) * half, c  # G g, for one column of g
 
 
 @numba.njit(inline="always")
 def _mix_back(a, b, c, d):
-    return a + b + c, b - c - d  # rows of A^T
+    return a + b + c, b - c - d  # A^T m, for one column of the products
 
 
 @numba.njit(inline="always")
@@ -94,6 +94,7 @@ def _transform_tile(x, at, line, c, count, out, place, step):
     """16 channels of the 4x4 tile at x[at]: component k goes to out[place + k * step]."""
     line2, line3 = 2 * line, 3 * line
     p, q, r, s = at, at + c, at + 2 * c, at + 3 * c  # the tile's columns
+    # Each column is mixed down its rows; then each of the four results across: component 4 * row + column.
     a = _mix_image(load(x, p, count), load(x, p + line, count), load(x, p + line2, count), load(x, p + line3, count))
     b = _mix_image(load(x, q, count), load(x, q + line, count), load(x, q + line2, count), load(x, q + line3, count))
     d = _mix_image(load(x, r, count), load(x, r + line, count), load(x, r + line2, count), load(x, r + line3, count))
@@ -152,9 +153,10 @@ def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, acro
             for k in range(0, c, LANES):
                 at = ((image * h + i) * width + j) * c + k
                 _transform_tile(x, at, width * c, c, c - k, image_form, t * c + k, block * c)
+        # All rows of the block, also those beyond `size`: whole tiles are faster, and nobody reads what is too much.
         for k in range(COMPONENTS):
             rows, weights = image_form[k * block * c :], kernel[k * c * filters :]
-            for f in range(0, filters, PAIR):
+            for f in range(0, filters, COLUMNS):
                 place = k * block * filters + f
                 multiply(rows, 0, starts, 0, 1, 1, c, weights, f, filters, products, place, False)
         for f in range(0, filters, LANES):
@@ -171,11 +173,13 @@ def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, acro
                     tap = where(above_zero(best), tap, spread(np.float32(-1))) if relu else tap
                     store(winner, place, tap, count)
                 else:
-                    i = min((first + t) // across * 2, h - 4)
-                    j = min((first + t) % across * 2, width - 4)
+                    row, column = (first + t) // across * 2, (first + t) % across * 2
+                    i, j = min(row, h - 4), min(column, width - 4)  # as above
                     place, line = ((image * (h - 2) + i) * (width - 2) + j) * filters + f, (width - 2) * filters
-                    store(y, place, _rectified(values[0] + bias, relu), count)
-                    store(y, place + filters, _rectified(values[1] + bias, relu), count)
-                    store(y, place + line, _rectified(values[2] + bias, relu), count)
+                    # What a tile moved back shares with its neighbour is left to that one: each output has one writer.
+                    upper, left = count if i == row else 0, count if j == column else 0
+                    store(y, place, _rectified(values[0] + bias, relu), min(upper, left))
+                    store(y, place + filters, _rectified(values[1] + bias, relu), upper)
+                    store(y, place + line, _rectified(values[2] + bias, relu), left)
                     store(y, place + line + filters, _rectified(values[3] + bias, relu), count)
         task = next_task(tasks)

@@ -4,6 +4,7 @@ The system gives memory page by page, at a cost of up to half a millisecond per 
 soon as they are freed. Arrays made here go back to a shelf instead, and the next step finds them there.
 """
 
+import os
 from math import prod
 from threading import RLock
 
@@ -23,14 +24,22 @@ class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
 
     def put(self, size: int, block: tuple[int, np.ndarray]) -> None:
         with self.lock:
-            if self.idle + size <= KEPT:
+            while self and size <= KEPT < self.idle + size:
+                oldest = next(iter(self))  # the size that was asked for longest ago
+                if self[oldest]:
+                    self[oldest].pop()
+                    self.idle -= oldest
+                else:
+                    del self[oldest]
+            if size <= KEPT:
                 self.idle += size
                 self.setdefault(size, []).append(block)
 
     def take(self, size: int) -> tuple[int, np.ndarray]:
         """A block of that size: an idle one, or fresh memory."""
         with self.lock:
-            if blocks := self.get(size):
+            if blocks := self.pop(size, None):
+                self[size] = blocks  # now the newest
                 self.idle -= size
                 return blocks.pop()
         raw = np.empty(size + ALIGNMENT, np.uint8)
@@ -39,14 +48,17 @@ class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
 
 _shelf = Shelf()
 
+if hasattr(os, "register_at_fork"):  # the thread that held the lock did not come along
+    os.register_at_fork(after_in_child=lambda: setattr(_shelf, "lock", RLock()))
+
 
 class _Lease:
     """Lends a block to an array; NumPy keeps it alive as the array's base, and the block returns when it goes."""
 
-    def __init__(self, size: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.size, self.block = size, _shelf.take(size)
+    def __init__(self, size: int, block: tuple[int, np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.size, self.block = size, block
         self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.str, "data": (self.block[0], False),
+            "version": 3, "shape": shape, "typestr": dtype.str, "data": (block[0], False),
         }  # fmt: skip
 
     def __del__(self) -> None:
@@ -58,7 +70,9 @@ def empty(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     """An array of undefined content, as numpy.empty."""
     dtype = np.dtype(dtype)
     size = _rounded(prod(shape) * dtype.itemsize)
-    return np.empty(shape, dtype) if size <= SMALL else np.asarray(_Lease(size, tuple(shape), dtype))
+    if size <= SMALL:
+        return np.empty(shape, dtype)
+    return np.asarray(_Lease(size, _shelf.take(size), tuple(shape), dtype))
 
 
 def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:

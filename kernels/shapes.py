@@ -51,14 +51,14 @@ def windows(
     """The windows of an image of (H, W) pixels.
 
     `padding`: "valid" (none), "same" (as TensorFlow: ceil(size / stride) windows, the odd pixel at the bottom and
-    right), one number, (vertical, horizontal), or ((top, bottom), (left, right)).
+    right), one number, (vertical, horizontal), or ((top, bottom), (left, right)). Raises ShapeError.
     """
     arguments = image, kernel, strides, padding, dilation
-    return (_windows if all(map(_plain, arguments)) else _windows.__wrapped__)(*arguments)
+    return (_windows if all(map(_plain, arguments)) else _windows.__wrapped__)(*arguments)  # the latter remembers none
 
 
 def _plain(part) -> bool:
-    """Whether a part can be remembered: 3.0 and True equal 3, but are not the same to what checks them."""
+    """Whether a part can be remembered: 3.0 equals 3 and True equals 1, but not to what checks them."""
     kind = type(part)
     return kind is int or kind is str or (kind is tuple and all(map(_plain, part)))
 

@@ -84,8 +84,9 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
         return
     try:
         while len(_helpers) < team - 1:
-            _helpers.append(SimpleQueue())
-            threading.Thread(target=_help, args=(_helpers[-1],), name="tinycnn", daemon=True).start()
+            jobs_of_one: SimpleQueue = SimpleQueue()
+            threading.Thread(target=_help, args=(jobs_of_one,), name="tinycnn", daemon=True).start()
+            _helpers.append(jobs_of_one)  # only now: nobody would read the jobs of a thread that did not start
         jobs = [_Job(kernel, worker, arguments) for worker in range(1, team)]
         _state[:] = _state[0] + 1, 0
         for job, helper in zip(jobs, _helpers, strict=False):

@@ -2,6 +2,9 @@
 
 Loops over small local arrays do not end up in registers: Numba's compiler leaves them in memory. These functions are
 the few things that kernels ask of vectors. A processor with narrower registers uses two or four of them for each.
+
+An intrinsic runs while its caller is compiled: its last line gives the types, result(arguments), and `generate`, which
+writes LLVM's instructions. Its docstring says what these do when they run.
 """
 
 import operator
@@ -14,8 +17,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16  # numbers in a vector
-PAIR = 2 * LANES  # columns of a tile
-ROWS = 9  # rows of a tile: 9 rows by 2 vectors are 18 sums, which leaves registers for what is multiplied
+COLUMNS = 2 * LANES  # of a tile
+ROWS = 9  # of a tile: 9 rows by 2 vectors are 18 sums, of the 32 registers that processors with such vectors have
 
 _NUMBER, _INDEX, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _MASK = ir.VectorType(_NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
@@ -39,14 +42,14 @@ def _lane_numbers():
 
 
 def _spread(builder, value, kind):
-    """The same value in all lanes."""
+    """The equal value in all lanes."""
     unset = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
     everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
     return builder.shuffle_vector(builder.insert_element(unset, value, ir.Constant(_INT32, 0)), unset, everywhere)
 
 
 def _first(builder, count):
-    """A mask of the first `count` lanes."""
+    """A mask of the first `count` lanes: none below 1, all above 15. What a mask leaves out touches no memory."""
     return builder.icmp_signed("<", _lane_numbers(), _spread(builder, builder.trunc(count, _INT32), _INT32))
 
 
@@ -67,6 +70,7 @@ def _multiply_add(builder, a, b, c):
 def _load(builder, address, lanes, kind=_VECTOR):
     zero = ir.Constant(kind, [0] * LANES)
     parameters = [address.type, _INT32, _MASK, kind]
+    # Aligned to 1 byte, as rows begin anywhere; p0 is a pointer to ordinary memory.
     name = f"llvm.masked.load.v{LANES}{'f32' if kind.element == _NUMBER else 'i8'}.p0"
     return _llvm(builder, name, kind, parameters, [address, ir.Constant(_INT32, 1), lanes, zero])
 
@@ -104,7 +108,7 @@ def load(typingctx, array, i, count):
 
 @intrinsic
 def store(typingctx, array, i, x, count):
-    """array[i : i + count] = x, for a flat float32 array, or an int8 one, for which x is cut to whole numbers."""
+    """array[i : i + count] = x, for a flat float32 array, or an int8 one, for which x is rounded towards 0."""
 
     def generate(context, builder, signature, arguments):
         data, i, x, count = arguments
@@ -130,7 +134,7 @@ def multiply_add(typingctx, a, b, c):
 
 @intrinsic
 def beats(typingctx, value, best):
-    """Where value is larger than best, or the first of the two that is no number."""
+    """Where value is larger than best, or is NaN while best is not: the first NaN stays."""
 
     def generate(context, builder, signature, arguments):
         value, best = arguments
@@ -140,7 +144,7 @@ def beats(typingctx, value, best):
 
 
 @intrinsic
-def same(typingctx, a, b):
+def equal(typingctx, a, b):
     """Where a equals b."""
 
     def generate(context, builder, signature, arguments):
@@ -151,7 +155,7 @@ def same(typingctx, a, b):
 
 @intrinsic
 def above_zero(typingctx, x):
-    """Where x is above 0, or no number."""
+    """Where x is above 0, or NaN."""
 
     def generate(context, builder, signature, arguments):
         return builder.fcmp_unordered(">", arguments[0], ir.Constant(_VECTOR, [0.0] * LANES))
@@ -228,6 +232,7 @@ def _multiply_tile(
 
         lanes = [_first(builder, builder.sub(count, number(k * LANES))) for k in range(width)]
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        # One slot per sum: what only this function sees, LLVM keeps in registers.
         sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(width)] for _ in range(height)]
         for total in (total for pair in sums for total in pair):
             builder.store(zero, total)
@@ -238,6 +243,7 @@ def _multiply_tile(
         with cgutils.for_range(builder, lines) as a:
             corner, first_tap = builder.mul(a.index, line), builder.mul(a.index, run)
             with cgutils.for_range(builder, run) as q:
+                # Each weight is loaded once for all rows, each number of x once for both vectors.
                 tap = builder.add(builder.mul(builder.add(first_tap, q.index), filters), column)
                 weights = [
                     _load(builder, vector_at(w, builder.add(tap, number(k * LANES))), lanes[k]) for k in range(width)
@@ -272,24 +278,33 @@ def starts_of(rows: int, step: int) -> np.ndarray:
 
 
 @numba.njit
-def multiply(x, at, starts, line, step, lines, run, w, column, filters, out, place, add):
+def multiply(x, origin, starts, line_step, step, lines, length, w, column, filters, out, out_at, add):
     """Rows of a matrix product, tile by tile: for r < len(starts) and f < filters - column, but at most 32,
 
-    out[place + r * filters + f] = sum over a < lines, q < run of
-        x[at + starts[r] + a * line + q * step] * w[(a * run + q) * filters + column + f]
+    out[out_at + r * filters + f] = sum over a < lines, q < length of
+        x[origin + starts[r] + a * line_step + q * step] * w[(a * length + q) * filters + column + f]
 
-    in that order, each product added with one rounding; `add` adds that to what `out` holds. All arrays are flat.
+    in that order, each product added with one rounding; `add` adds that to what `out` holds. All arrays are flat;
+    `starts` says where each row's numbers begin, `filters` how many columns w and out have.
+    Convolution: a row is a window, KH lines of KW*C neighbours (step 1). Dense layer: a row is a sample, one line.
+    Gradient of a convolution's weights: a row is one tap, its numbers what the tap met at all OH lines of OW windows.
     """
     rows, count = len(starts), filters - column
     moved_back = rows > ROWS and not add  # the last tile may end with the rows and do some twice
     tiles = (rows + ROWS - 1) // ROWS if moved_back else rows // ROWS
     for tile in range(tiles):
         r = min(tile * ROWS, rows - ROWS)
-        to = place + r * filters
+        to = out_at + r * filters
         if count > LANES:
-            _multiply_tile(ROWS, 2, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
+            _multiply_tile(
+                ROWS, 2, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
+            )
         else:
-            _multiply_tile(ROWS, 1, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
+            _multiply_tile(
+                ROWS, 1, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
+            )
     for r in range(tiles * ROWS, rows):
-        to = place + r * filters
-        _multiply_tile(1, 2, x, at, starts, r, line, step, lines, run, w, column, filters, count, out, to, add)
+        to = out_at + r * filters
+        _multiply_tile(
+            1, 2, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
+        )
