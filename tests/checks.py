@@ -23,7 +23,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 bounded = settings(max_examples=60, deadline=None, derandomize=True)  # deadline: the first call compiles
 
-backends._thread_pools()
+backends._matrix_libraries()
 for _name in BACKENDS:  # loading one sets environment variables, which is no leak of the test that happens to be first
     backends.get(_name)
 

@@ -1,13 +1,16 @@
 """Whatever data comes as, it is numbered batches: the same ones in any order of asking."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import using
+from tinycnn.kernels import threads
 
-from tinycnn.batches import ArrayBatches, as_batches, split_batch, validation_split
+from tinycnn.batches import ArrayBatches, as_batches, in_turn, split_batch, validation_split
 from tinycnn.errors import DataError, UsageError
 
 
@@ -65,6 +68,70 @@ def test_sequences_and_streams(data):
             len(batches)
         with pytest.raises(DataError, match="the generator ended before batch 4; give fewer steps or an endless one"):
             batches.batch(3)
+
+
+class Ahead:
+    """Batches that are made ahead; it remembers which, in which thread, and how many threads their kernels get."""
+
+    prepares_ahead = True
+
+    def __init__(self, broken=None):
+        self.broken, self.made, self.makers, self.teams = broken, [], set(), set()
+        self.started = [threading.Event() for _ in range(9)]
+
+    def batch(self, number):
+        self.makers.add(threading.current_thread())
+        self.teams.add(threads.workers(10**12, 10**6))
+        self.started[number].set()
+        if number == self.broken:
+            raise DataError(f"batch {number} is broken")
+        self.made.append(number)
+        return number * 10
+
+
+def test_a_batch_is_made_while_the_one_before_is_used(monkeypatch):
+    monkeypatch.setattr(threads, "_limit", 4)
+    data = Ahead()
+    with using("numba"):
+        for number, batch in enumerate(in_turn(data, range(5))):
+            assert batch == number * 10
+            assert number == 4 or data.started[number + 1].wait(timeout=60), "the next is on its way"
+            assert len(data.made) <= number + 2, "no more than one ahead"
+    assert data.made == [0, 1, 2, 3, 4]
+    assert len(data.makers) == 1
+    assert threading.current_thread() not in data.makers
+    assert data.teams == {1}, "the cores belong to the batch in use"
+    assert list(in_turn(Ahead(), [])) == []
+    assert list(in_turn(Ahead(), [7])) == [70]
+
+
+def test_an_error_comes_when_its_batch_is_due():
+    batches = in_turn(Ahead(broken=2), range(5))
+    assert [next(batches), next(batches)] == [0, 10]
+    with pytest.raises(DataError, match="batch 2 is broken"):
+        next(batches)
+
+
+def test_whoever_stops_early_leaves_no_thread_behind():
+    data = Ahead()
+    batches = in_turn(data, range(9))
+    assert next(batches) == 0
+    batches.close()
+    assert all(not maker.is_alive() for maker in data.makers)
+    assert len(data.made) <= 2
+
+
+def test_data_of_a_user_is_asked_in_the_thread_of_its_user():
+    makers = []
+
+    def generator():
+        for number in range(3):
+            makers.append(threading.current_thread())
+            yield number, -number
+
+    data = as_batches(generator())
+    assert [batch[0] for batch in in_turn(data, range(3))] == [0, 1, 2]
+    assert set(makers) == {threading.current_thread()}
 
 
 def test_numbered_batches_are_taken_as_they_are():

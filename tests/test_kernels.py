@@ -86,6 +86,16 @@ def test_impossible_windows_are_named(arguments, words):
     assert "\n" not in str(caught.value)
 
 
+def test_what_was_asked_before_changes_no_answer():
+    """Equal to Python, not the same here: 2, 2.0 and True; and what cannot be a key is refused in words."""
+    assert windows((5, 5), 2) == windows([5, 5], [2, 2]) == windows((5, 5), (2, np.int64(2)))
+    assert windows((5, 5), 2, padding=((1, 1), (1, 1))) == windows((5, 5), 2, padding=[[1, 1], [1, 1]])
+    for kernel in (2.0, (2.0, 2), np.array([2, 2]), {2}, None):
+        for _ in range(2):
+            with pytest.raises(ShapeError, match=r"window .* is not one or two whole numbers"):
+                windows((5, 5), kernel)
+
+
 def test_pair_and_broadcast_axes():
     assert pair(3, "x") == (3, 3)
     assert pair([2, 5], "x") == (2, 5)

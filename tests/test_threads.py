@@ -16,7 +16,7 @@ import threadpoolctl
 from cases import PATHS
 from checks import ROOT, output_gradient, run
 from networks import losses_of, same_bits, training_hash, using
-from tinycnn.kernels import cpu, threads
+from tinycnn.kernels import cpu, shapes, threads
 
 from tinycnn import Tensor, backend, ops, set_threads
 from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
@@ -136,6 +136,22 @@ def test_a_helper_that_comes_too_late_is_not_waited_for():
     assert calls == [0, False], "and it finds its job taken back"
 
 
+def test_no_output_has_two_writers():
+    """Winograd's last tiles overlap those before, which other threads may have, and round in another way."""
+    rng = generator(0, "two writers")
+    x, w = rng.standard_normal((8, 9, 9, 16), np.float32), rng.standard_normal((3, 3, 16, 400), np.float32)
+    b, win = np.zeros(400, np.float32), shapes.windows((9, 9), 3)
+    before = threads._limit
+    try:
+        threads.set_threads(1)
+        alone = cpu.conv2d(x, w, b, win, False)
+        threads.set_threads(2)
+        for _ in range(20):
+            np.testing.assert_array_equal(cpu.conv2d(x, w, b, win, False), alone)
+    finally:
+        threads.set_threads(before)
+
+
 def test_a_kernel_inside_a_kernel_and_one_beside_another_find_their_workers():
     calls, together = [], threading.Barrier(2)
 
@@ -160,15 +176,18 @@ def test_nothing_stays_alive_when_the_work_is_done():
 
 
 FORK = """
-import os, sys, numpy as np
+import os, sys, threading
 sys.path.insert(0, "tests")
 from networks import training_hash
 from tinycnn.kernels import threads
 
 threads.GRAIN = 1000
 here = training_hash(2, 1, 8)
+threads._busy.acquire()  # as if another thread were in a kernel
 child = os.fork()
 if child == 0:
+    together = threading.Barrier(2)
+    threads.run(lambda worker, tasks: together.wait(60), 2)
     os._exit(0 if training_hash(2, 1, 8) == here else 1)
 print(os.waitpid(child, 0)[1])
 """

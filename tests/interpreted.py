@@ -1,0 +1,165 @@
+"""The kernels of the fused ops as plain Python: every access to memory is checked, and planted faults run at once.
+
+What the kernels ask of vectors (kernels/vectors.py, where the machine's instructions are chosen) is said here once
+more, in NumPy. All else is their own source.
+"""
+
+import ast
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from unittest import mock
+
+import numpy as np
+from checks import ROOT
+from tinycnn.kernels import memory, reference, shapes, threads, vectors
+
+LANES = vectors.LANES
+FILES = ("cpu_winograd", "cpu_routed", "cpu_dense", "cpu_convolution")  # in the order that they import each other
+Edit = Callable[[str, str], str]
+
+
+class Lanes:
+    """Sixteen numbers, or sixteen truths; never changed in place, as a register's content is not."""
+
+    def __init__(self, values) -> None:
+        self.values = values
+
+    def __add__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.values + other.values)
+
+    def __sub__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.values - other.values)
+
+    def __mul__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.values * other.values)
+
+
+def _inside(array: np.ndarray, places) -> np.ndarray:
+    """The places, all of them inside the array."""
+    places = np.asarray(places)
+    assert array.ndim == 1, "kernels address flat arrays"
+    assert array.flags.c_contiguous, "strides are ignored"
+    if places.size:
+        assert places.min() >= 0, f"place {places.min()} of an array"
+        assert places.max() < len(array), f"place {places.max()} of an array of {len(array)}"
+    return places
+
+
+def _count(count: int) -> int:
+    return min(max(count, 0), LANES)
+
+
+def spread(x):
+    assert isinstance(x, np.float32)
+    return Lanes(np.full(LANES, x))
+
+
+def load(array, i, count):
+    values = np.zeros(LANES, np.float32)
+    values[: _count(count)] = array[_inside(array, i + np.arange(_count(count)))]
+    return Lanes(values)
+
+
+def store(array, i, x, count):
+    array[_inside(array, i + np.arange(_count(count)))] = x.values[: _count(count)].astype(array.dtype)
+
+
+def multiply_add(a, b, c):
+    return Lanes((a.values.astype(np.float64) * b.values + c.values).astype(np.float32))
+
+
+def beats(value, best):
+    return Lanes(~(value.values <= best.values) & ~np.isnan(best.values))
+
+
+def equal(a, b):
+    return Lanes(a.values == b.values)
+
+
+def above_zero(x):
+    return Lanes(~(x.values <= 0))
+
+
+def where(condition, a, b):
+    return Lanes(np.where(condition.values, a.values, b.values))
+
+
+def mask_bits(condition, count):
+    return np.int64(sum(1 << k for k in range(_count(count)) if condition.values[k]))
+
+
+def lowest_bit(bits):
+    assert bits != 0
+    return (int(bits) & -int(bits)).bit_length() - 1
+
+
+def next_task(tasks):
+    tasks[0] += 1
+    return int(tasks[0]) - 1
+
+
+def _multiply_tile(
+    rows, vectors, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place, add
+):
+    width = min(count, vectors * LANES)
+    taps = (np.arange(lines)[:, None] * line + np.arange(run) * step).ravel()  # (LINES*RUN,)
+    pixels = x[_inside(x, at + starts[row : row + rows, None] + taps)]  # (ROWS, LINES*RUN)
+    weights = w[_inside(w, np.arange(lines * run)[:, None] * filters + column + np.arange(width))]
+    target = _inside(out, place + np.arange(rows)[:, None] * filters + np.arange(width))  # (ROWS, WIDTH)
+    sums = pixels.astype(np.float64) @ weights
+    out[target] = sums + out[target] if add else sums
+
+
+def kernels(edit: Edit = lambda file, text: text) -> ModuleType:
+    """A module like kernels/cpu.py, with the public functions of the fused ops; `edit` may change a file's text."""
+    package = "tinycnn.interpreted"
+    own = {name: module(package, name) for name in ("vectors", "threads", "compiling", *FILES)}
+    own["vectors"].__dict__.update(EMULATED, **constants())
+    own["vectors"].__dict__.update(multiply=alone(edit("vectors", source("vectors")), "multiply", EMULATED))
+    own["threads"].__dict__.update(vars(threads), next_task=next_task)
+    own["compiling"].compiled = lambda function: function
+    known = {"": ModuleType(package), "memory": memory, "shapes": shapes, "reference": reference, **own}
+    with mock.patch.dict(sys.modules, {f"{package}.{name}".strip("."): known[name] for name in known}):
+        for file in FILES:
+            exec(compile(edit(file, source(file)), f"<{file}>", "exec"), own[file].__dict__)
+            for name, value in list(vars(own[file]).items()):
+                setattr(own[file], name, getattr(value, "py_func", value))  # not compiled
+    public = module(package, "cpu")
+    for name in ("conv2d", "conv_relu_max_pool2d", "dense"):
+        home = own["cpu_dense" if name == "dense" else "cpu_convolution"]
+        public.__dict__.update({name: getattr(home, name), f"{name}_backward": getattr(home, f"{name}_backward")})
+    return public
+
+
+def module(package: str, name: str) -> ModuleType:
+    made = ModuleType(f"{package}.{name}")
+    made.__package__ = package
+    return made
+
+
+def source(file: str) -> str:
+    return (ROOT / "kernels" / f"{file}.py").read_text()
+
+
+def constants() -> dict:
+    """What kernels/vectors.py offers that is no compiled function."""
+    plain = {name: value for name, value in vars(vectors).items() if isinstance(value, int)}
+    return {**plain, "starts_of": vectors.starts_of}
+
+
+def alone(text: str, name: str, names: dict) -> Callable:
+    """One function of a file, without its decorators."""
+    (tree,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    tree.decorator_list.clear()
+    space = {**names, **constants()}
+    exec(compile(ast.Module([tree], []), f"<{name}>", "exec"), space)
+    return space[name]
+
+
+EMULATED = {
+    f.__name__: f
+    for f in (
+        spread, load, store, multiply_add, beats, equal, above_zero, where, mask_bits, lowest_bit, _multiply_tile,
+    )
+}  # fmt: skip
