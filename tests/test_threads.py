@@ -1,5 +1,6 @@
 """Is each task done once, and are results the same bits for any number of threads, whoever else is running?"""
 
+import _thread
 import os
 import subprocess
 import sys
@@ -113,6 +114,24 @@ def test_an_error_in_any_worker_reaches_the_caller_when_all_are_done(culprit):
     done.clear()
     threads.run(lambda worker, tasks: done.append(worker), 4)
     assert 0 in done
+
+
+def test_an_interrupt_waits_for_the_helpers():
+    """Ctrl-C ends a kernel when all its workers have ended: they would take tasks of the next one."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def kernel(worker, tasks):
+        if worker == 0:
+            assert begun.wait(timeout=60)
+            return
+        begun.set()
+        _thread.interrupt_main()
+        time.sleep(0.3)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(kernel, 2)
+    assert ended.is_set()
 
 
 def test_a_helper_that_comes_too_late_is_not_waited_for():

@@ -1,0 +1,129 @@
+"""How does the cost of tinycnn grow with what it is given?
+
+    python -m benchmarks.scaling                                     all tables: some minutes
+    python -m benchmarks.scaling --only batch,filters --threads 1
+    python -m benchmarks.scaling --output benchmarks/results/NAME.json
+
+What it measures on the fish network (--only):
+  batch      a training step with 8 to 512 images
+  side       a training step with images of 32 to 256 pixels a side
+  filters    a training step with 8 to 128 filters in each convolution
+  threads    a training step on 1, 2, 4, ... threads, as many as there are cores
+  images     an epoch of `fit` over 500 to 8000 images in memory
+
+Each line gives the time for one image and its ratio to the line before; `work` is the same ratio of the products
+that the network has to compute. Where both ratios are equal, cost grows as it must. Losses are checked against the
+NumPy backend. It needs nothing but tinycnn; nothing else should run meanwhile.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from . import networks, rounds
+from .common import at_least, listed, output_file, say, table, usable_cores, write_results
+from .results import US, Row, milliseconds
+from .worker import PeerFailedError
+
+SERIES: dict[str, tuple[int, ...]] = {
+    "batch": (8, 16, 32, 64, 128, 256, 512),
+    "side": (32, 48, 64, 96, 128, 192, 256),
+    "filters": (8, 16, 32, 64, 128),
+    "threads": tuple(2**i for i in range(10) if 2**i <= max(2, len(usable_cores()))),
+    "images": (500, 1000, 2000, 4000, 8000),
+}
+EPOCHS = 3  # of `fit`; the first is not counted
+
+
+def measure_step(name: str, value: int, threads: int, count: int) -> Row:
+    """A training step with one argument of the network, or the number of threads, set to `value`."""
+    arguments = {"batch": 32} if name == "threads" else {"batch": 32, name: value}
+    setting = rounds.Setting("step", {"name": "fish", **arguments}, value if name == "threads" else threads)
+    (row,) = rounds.measure(setting, [US], count)
+    batch, network = arguments["batch"], networks.fish(**arguments)
+    work = 1 if name == "threads" else network.multiply_adds()
+    row.figures = {"value": value, "images": batch, "work": work}
+    return row
+
+
+def measure_fit(images: int, threads: int) -> Row:
+    """An epoch of `fit` over so many images, in this process."""
+    from tinycnn.callbacks import Callback
+
+    from .peer_tinycnn import TinyCNN, build
+    from .pipelines import Recorder
+
+    TinyCNN(threads)
+    network = networks.fish()
+    x, classes = networks.images(network, images)
+    model = build(network, networks.weights(network))
+    model.compile("adam", "binary_crossentropy", ["accuracy"])
+    recorder = type("FitRecorder", (Recorder, Callback), {})()
+    model.fit(x, networks.labels(network, classes), epochs=EPOCHS, verbose=0, callbacks=[recorder])
+    seconds = [epoch.seconds for epoch in recorder.epochs[1:]]
+    return Row(US, seconds, figures={"value": images, "images": images, "work": 1})
+
+
+def tell(name: str, rows: Sequence[Row]) -> str:
+    """One series: what was given, milliseconds in all and for one image, and how both ratios compare."""
+    lines = []
+    before: tuple[float, float] | None = None  # seconds for an image, and its work, in the line above
+    for row in rows:
+        value, work = f"{row.figures['value']:.0f}", row.figures["work"]
+        if row.seconds is None:
+            lines.append([value, row.problem or "-", "", "", ""])
+            continue
+        each = row.seconds / row.figures["images"]
+        ratios = [f"{each / before[0]:.2f}", f"{work / before[1]:.2f}"] if before else ["-", "-"]
+        lines.append([value, milliseconds(row.seconds), f"{1e6 * each:.1f}", *ratios])
+        before = each, work
+    return table([name, "ms", "us/image", "ratio", "work"], lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--only", type=listed(str, [*SERIES]), default=[*SERIES], metavar="SERIES,...",
+                   help=", ".join(SERIES))  # fmt: skip
+    p.add_argument("--threads", type=at_least(1), default=len(usable_cores()), metavar="N",
+                   help="for all but `threads` (default: every core)")  # fmt: skip
+    p.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="of each measurement (default: 3)")
+    p.add_argument("--limit", type=at_least(1), metavar="N", help="leave out what is larger than N in each series")
+    p.add_argument("--output", type=output_file, metavar="FILE.json", help="keep everything measured, round by round")
+    return p
+
+
+def main() -> int:
+    """Measure and print series by series; returns the exit code."""
+    options = parser().parse_args()
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    results: list[dict[str, Any]] = []
+    try:
+        for name in options.only:
+            rows = []
+            for value in (value for value in SERIES[name] if value <= (options.limit or value)):
+                say(f"{name} {value}")
+                is_fit = name == "images"
+                rows.append(
+                    measure_fit(value, options.threads)
+                    if is_fit
+                    else measure_step(name, value, options.threads, options.rounds)
+                )
+            print(tell(name, rows), end="\n\n", flush=True)
+            results.append({"part": name, "rows": [row.to_json() for row in rows]})
+            if options.output:
+                write_results(options.output, settings, results)
+    except PeerFailedError as error:
+        say(f"the NumPy backend failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
