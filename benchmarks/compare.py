@@ -1,6 +1,6 @@
 """How fast, small and ready is tinycnn beside other libraries, on this machine?
 
-    python -m benchmarks.compare                                     everything: an hour or two
+    python -m benchmarks.compare                                     everything: about an hour
     python -m benchmarks.compare --only step --networks fish         one table for each number of threads: minutes
     python -m benchmarks.compare --output benchmarks/results/NAME.json
 
