@@ -4,11 +4,11 @@
 
 It reads one JSON object per line on standard input and answers each with one on standard output; what libraries print
 goes to standard error. First it says {"ready": PEER}. Then it takes, by the name in "do":
-    prepare   kind ("training" or "inference"), network, side, filters, batch, data (an .npz file)
+    prepare   kind ("training" or "inference"), network {"name", "side", "filters", "batch"}, data (an .npz file)
     check     the losses of `steps` steps from the first weights on, and how far each array of weights then moved
               (root of the mean square); or the predictions
     time      the seconds that `calls` calls took together, or with "each" every one's
-    epochs    pipeline, folder, epochs: times of a whole training from image files (see epochs.py)
+    epochs    pipeline, folder, epochs, batch: times of a whole training from image files (see epochs.py)
     memory    the most memory held so far, in bytes
 An answer {"error": REASON} says that a command failed; the process ends at the end of its input.
 """

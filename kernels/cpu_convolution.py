@@ -26,6 +26,7 @@ from .shapes import Windows, windows
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_of, store, where
 
+CACHED = 64 * 1024  # numbers that stay in a core's second cache beside others
 SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
 
@@ -80,9 +81,10 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     team = workers(work, len(gbs))
     if unpooling_is_cheaper(win, pool, c, filters):
         gws = _shards(n, size, filters)
-        rows = memory.empty((team, pool.oh * pool.kh * pool.ow * pool.kw * filters))
-        strides = pool.kh, pool.kw, win.sh, win.sw
-        run(weight_gradients_unpooled, team, _taps(win, width, c), gy, winner, padded, gws, gbs, rows, *strides)
+        row = pool.kh * pool.ow * pool.kw * filters  # numbers in front of one row of the pool
+        strip = min(max(CACHED // row, 1), pool.oh)
+        rows, steps = memory.empty((team, strip * row)), (strip, pool.kh, pool.kw, win.sh, win.sw)
+        run(weight_gradients_unpooled, team, _taps(win, width, c), gy, winner, padded, gws, gbs, rows, *steps)
         np.sum(gws, axis=0, out=gw.reshape(size, filters))
     else:
         gws, tables = _shards(n, filters, size), (*panels(win, width, c), at_tap)

@@ -192,33 +192,38 @@ def input_gradient_routed(
 
 
 @compiled
-def weight_gradients_unpooled(worker, tasks, taps, gy, winner, x, gws, gbs, spaces, ph, pw, sh, sw):
-    """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F): the pool's input gets its gradients, and dense tiles take them."""
+def weight_gradients_unpooled(worker, tasks, taps, gy, winner, x, gws, gbs, spaces, strip, ph, pw, sh, sw):
+    """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F): the pool's input gets its gradients, and dense tiles take them.
+
+    `strip` rows of the pool at a time, so that these gradients stay in the cache.
+    """
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
     shards, conv_w = len(gws), ow * pw
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    g = spaces[worker]  # (OH * PH, OW * PW, F)
+    g = spaces[worker]  # (strip * PH, OW * PW, F)
     shard = next_task(tasks)
     while shard < shards:
-        first, last = shard * n // shards, (shard + 1) * n // shards
-        for image in range(first, last):
-            for f in range(0, filters, LANES):
-                count, total = filters - f, spread(np.float32(0))
-                if image > first:
-                    total = load(gbs[shard], f, count)
-                for i in range(oh):
-                    for j in range(ow):
-                        place = ((image * oh + i) * ow + j) * filters + f
-                        value, tap = load(gy, place, count), load(winner, place, count)
-                        for r in range(ph):
-                            for s in range(pw):
-                                here = equal(tap, spread(np.float32(r * pw + s)))
-                                routed = where(here, value, spread(np.float32(0)))
-                                total += routed
-                                store(g, ((i * ph + r) * conv_w + j * pw + s) * filters + f, routed, count)
-                store(gbs[shard], f, total, count)
-            at, line, gw = image * h * width * c, sh * width * c, gws[shard].reshape(-1)
-            for f in range(0, filters, COLUMNS):
-                multiply(x, at, taps, line, sw * c, oh * ph, conv_w, g, f, filters, gw, f, image > first)
+        gw, gb, first = gws[shard].reshape(-1), gbs[shard], shard * n // shards
+        gb[:] = 0
+        for image in range(first, (shard + 1) * n // shards):
+            for top in range(0, oh, strip):
+                rows = min(strip, oh - top)
+                for f in range(0, filters, LANES):
+                    count, total = filters - f, load(gb, f, filters - f)
+                    for i in range(rows):
+                        for j in range(ow):
+                            place = ((image * oh + top + i) * ow + j) * filters + f
+                            value, tap = load(gy, place, count), load(winner, place, count)
+                            for r in range(ph):
+                                for s in range(pw):
+                                    here = equal(tap, spread(np.float32(r * pw + s)))
+                                    routed = where(here, value, spread(np.float32(0)))
+                                    total += routed
+                                    store(g, ((i * ph + r) * conv_w + j * pw + s) * filters + f, routed, count)
+                    store(gb, f, total, count)
+                at, line = (image * h + top * ph * sh) * width * c, sh * width * c
+                for f in range(0, filters, COLUMNS):
+                    add = image > first or top > 0
+                    multiply(x, at, taps, line, sw * c, rows * ph, conv_w, g, f, filters, gw, f, add)
         shard = next_task(tasks)

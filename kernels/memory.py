@@ -11,7 +11,7 @@ from threading import RLock
 import numpy as np
 
 SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well enough
-KEPT = 192 * 2**20  # bytes that may lie idle
+KEPT = 2**30  # bytes that may lie idle: as many as a step has used, and no more than this
 ALIGNMENT = 64  # bytes: a vector that crosses a cache line costs two reads
 
 

@@ -115,7 +115,12 @@ def _outcome(job: _Job) -> BaseException | None:
     if job.taken.acquire(blocking=False):
         del job.call
         return None
-    return job.outcome.get()
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            return job.outcome.get() or interrupt
+        except KeyboardInterrupt as error:  # the helper would go on, and take tasks of the next kernel
+            interrupt = error
 
 
 def _help(jobs: SimpleQueue) -> None:

@@ -149,7 +149,7 @@ FUSED = [
            ("ConvBias: Winograd, the last tiles moved back",)),
     Mutant("missing add", "cpu_convolution", "gw, f, image > first)", "gw, f, False)",
            ("ConvReLU: more images than shards",)),
-    Mutant("missing add in front of a pool", "cpu_routed", "gw, f, image > first)", "gw, f, False)",
+    Mutant("missing add in front of a pool", "cpu_routed", "add = image > first or top > 0", "add = False",
            ("ConvReLUMaxPool2D: short windows, many images",)),
     Mutant("shards out of order", "cpu_convolution", "np.sum(gws, axis=0, out=gw.reshape(-1, filters))",
            "np.sum(gws[::-1], axis=0, out=gw.reshape(-1, filters))"),
