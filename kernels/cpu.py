@@ -13,6 +13,7 @@ from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv
 from .cpu_dense import dense, dense_backward
 from .shapes import Windows
 from .threads import next_task, one_thread, run, set_threads, workers
+from .vectors import LANES, load, spread, store
 
 BLOCK = 16 * 1024  # weights of a task: small beside a core's cache, large beside the cost of taking it
 
@@ -188,35 +189,46 @@ def warp(images, matrices, fill_mode: str, cval: float, scale: float):
     images, matrices = memory.ready(images), memory.ready(np.asarray(matrices, np.float64))
     if len(matrices) != len(images):
         raise ValueError(f"{len(images)} images need as many matrices, not {len(matrices)}")
-    team = workers(16 * images.size, images.shape[0] * images.shape[1])
-    run(_warp, team, images, matrices, y, mode, np.float32(cval), np.float32(scale))
+    team = workers(16 * images.size, len(images))
+    spaces = memory.empty((team, images[0].size if len(images) else 0))
+    run(_warp, team, images, matrices, y, spaces, mode, np.float32(cval), np.float32(scale))
     return y
 
 
 @compiled
-def _warp(worker, tasks, images, matrices, y, mode, cval, scale):
+def _warp(worker, tasks, images, matrices, y, spaces, mode, cval, scale):
     n, h, w, c = images.shape
-    line = next_task(tasks)
-    while line < n * h:
-        image, i = line // h, line % h
-        m = matrices[image]
-        for j in range(w):
-            row = m[0, 0] * i + m[0, 1] * j + m[0, 2]
-            column = m[1, 0] * i + m[1, 1] * j + m[1, 2]
-            if mode == 1 and not (_inside(row, h) and _inside(column, w)):
-                for channel in range(c):
-                    y[image, i, j, channel] = cval * scale
-                continue
-            row, column = _fold(row, h, mode), _fold(column, w, mode)
-            i0, j0 = int(row), int(column)
-            i1, j1 = min(i0 + 1, h - 1), min(j0 + 1, w - 1)
-            down, right = np.float32(row - i0), np.float32(column - j0)
-            for channel in range(c):
-                a, b = np.float32(images[image, i0, j0, channel]), np.float32(images[image, i0, j1, channel])
-                d, e = np.float32(images[image, i1, j0, channel]), np.float32(images[image, i1, j1, channel])
-                upper, lower = a + (b - a) * right, d + (e - d) * right
-                y[image, i, j, channel] = (upper + (lower - upper) * down) * scale
-        line = next_task(tasks)
+    pixels = spaces[worker]  # the image as float32, (H, W, C): a pixel's channels are then one load
+    image = next_task(tasks)
+    while image < n:
+        flat, out, m = images[image].reshape(-1), y[image].reshape(-1), matrices[image]
+        for k in range(pixels.size):
+            pixels[k] = flat[k]
+        for i in range(h):
+            for j in range(w):
+                row = m[0, 0] * i + m[0, 1] * j + m[0, 2]
+                column = m[1, 0] * i + m[1, 1] * j + m[1, 2]
+                place = (i * w + j) * c
+                if mode == 1 and not (_inside(row, h) and _inside(column, w)):
+                    for channel in range(c):
+                        out[place + channel] = cval * scale
+                    continue
+                row, column = _fold(row, h, mode), _fold(column, w, mode)
+                i0, j0 = int(row), int(column)
+                down, right = spread(np.float32(row - i0)), spread(np.float32(column - j0))
+                at = (i0 * w + j0) * c
+                beside, below = c if j0 < w - 1 else 0, w * c if i0 < h - 1 else 0
+                for k in range(0, c, LANES):
+                    upper = _between(load(pixels, at + k, c - k), load(pixels, at + beside + k, c - k), right)
+                    lower = load(pixels, at + below + k, c - k)
+                    lower = _between(lower, load(pixels, at + below + beside + k, c - k), right)
+                    store(out, place + k, _between(upper, lower, down) * spread(scale), c - k)
+        image = next_task(tasks)
+
+
+@numba.njit
+def _between(a, b, share):
+    return a + (b - a) * share
 
 
 @numba.njit
