@@ -42,7 +42,7 @@ def _lane_numbers():
 
 
 def _spread(builder, value, kind):
-    """The equal value in all lanes."""
+    """The same value in all lanes."""
     unset = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
     everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
     return builder.shuffle_vector(builder.insert_element(unset, value, ir.Constant(_INT32, 0)), unset, everywhere)
