@@ -94,7 +94,9 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
     for ((_, name), times), (_, _, products, size) in zip(found.items(), calls, strict=True):
         seconds = median(times)
         floor = max(products / peak, size / bandwidth)
-        rows.append({"kernel": name, "seconds": seconds, "multiply_adds": products, "bytes": size, "floor": floor})
+        rows.append(
+            {"kernel": name, "seconds": seconds, "multiply_adds": float(products), "bytes": size, "floor": float(floor)}
+        )
     rest = median(totals) - sum(row["seconds"] for row in rows)
     rows.append({"kernel": "the rest", "seconds": rest, "multiply_adds": 0, "bytes": 0, "floor": 0.0})
     rows.append({"kernel": "the step", "seconds": median(totals), "multiply_adds": 0, "bytes": 0,

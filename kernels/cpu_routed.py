@@ -29,9 +29,7 @@ from .vectors import (
 
 PANEL = 6  # vectors of a window's line that are summed at once, in registers
 PANEL_WIDTH = PANEL * LANES
-CHUNK = (
-    40  # pooled pixels looked at together: their part of the image stays in the first cache; a bit each, so below 64
-)
+CHUNK = 40  # pooled pixels looked at together: their part of the image stays in the first cache; at most 64, a bit each
 
 
 @lru_cache
@@ -39,7 +37,7 @@ def panels(win: Windows, width: int, c: int):
     """A window's KH lines of KW*C numbers, cut into panels of six vectors: three tables, a number for each panel.
 
     Where it begins in the flat image, counted from the window's corner; where in a filter's weights; and how many
-    numbers of the line are remaining there, which may be fewer or more than a panel holds.
+    numbers of the line remain there, which may be fewer or more than a panel holds.
     """
     length = win.kw * c  # numbers in one line of a window
     per_line = -(-length // PANEL_WIDTH)

@@ -2,7 +2,7 @@
 
 A kernel is compiled without Python's lock, and is called once in each thread with the thread's number. A task is the
 same piece of work whoever takes it, so results do not depend on the number of threads; and a thread that has lost its
-core to another program takes fewer. Threads without work sleep.
+core to another program takes fewer. Threads without work soon sleep.
 """
 
 import os

@@ -430,3 +430,33 @@ def test_first_runs_are_told_apart():
     warm, first = cold.measure_first_step(["tinycnn"], threads=1, rounds=1)
     assert warm.problem is first.problem is None
     assert first.seconds > warm.seconds, "it compiles"
+
+
+# The profile and the ladder
+
+
+def test_profile_writes_what_it_shows(tmp_path):
+    out = tmp_path / "profile.json"
+    options = "--network", "lenet", "--threads", "1", "--steps", "2", "--output", str(out)
+    done = command("benchmarks.profile", *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["results"]
+    assert [row["kernel"] for row in rows][-2:] == ["the rest", "the step"]
+    assert sum(row["seconds"] for row in rows[:-1]) == pytest.approx(rows[-1]["seconds"])
+    assert all(row["multiply_adds"] > 0 for row in rows if "direct" in row["kernel"])
+    assert all(row["kernel"] in done.stdout for row in rows)
+
+
+def test_the_ladder_can_be_climbed():
+    done = command("benchmarks.ladder", "--batch", "2", "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    assert [name for name in ("loops", "BLAS", "tiled", "fused", "routed backward") if name not in done.stdout] == []
+
+
+@pytest.mark.parametrize("wrong", [1.001, np.nan])
+def test_a_wrong_rung_is_found(wrong):
+    from benchmarks import ladder
+
+    good = np.ones((2, 3), np.float32)
+    with pytest.raises(AssertionError, match="tiled gives other numbers"):
+        ladder._check((good,), (good * np.float32(wrong),), "tiled")
