@@ -4,8 +4,8 @@
 
 The floor of a kernel is the larger of its arithmetic at the processor's peak and its arrays read or written once at
 the speed of a copy; peak and speed are measured first. Winograd's kernel and the routed gradients do fewer products
-than a convolution has: their floor counts those they do. "the rest" is the tape, shapes, padding, ReLU's mask,
-Winograd's weights, and NumPy's sums over shards.
+than a convolution has: their floor counts those they do. "the rest" is the tape, the loss, padding and
+Winograd's weights.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from tinycnn.kernels import cpu, cpu_convolution, cpu_dense, cpu_winograd, threads
+from tinycnn.kernels import threads
 
 from tinycnn import set_threads, use_backend
 
@@ -46,22 +46,23 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
             return float((arguments[5] >= 0).sum()) * arguments[7].shape[2]
         case "input_gradient_routed":  # winner, and weights (F, KH*KW*C)
             return float((arguments[5] >= 0).sum()) * arguments[6].shape[1]
-        case "_dense" | "_dense_few" | "_dense_weight_gradient" | "_dense_input_gradient":
+        case "_dense" | "_dense_few" | "_dense_parts" | "_dense_weight_gradient" | "_dense_input_gradient":
             return shapes[0][0] * shapes[0][1] * shapes[1][1]
     return 0
 
 
-def watched(calls: list[tuple[str, float, float, int]], counting: bool) -> Any:
-    """`threads.run`, with a note of each call: kernel, seconds, and if counting products and bytes of its arrays."""
+class Watch:
+    """Stands for what `threads.run` calls; notes kernel, seconds, and if `counting` products and bytes of arrays."""
 
-    def run(kernel: Any, team: int, *arguments: Any) -> None:
+    def __init__(self) -> None:
+        self.run, self.calls, self.counting = threads._run, [], False
+
+    def __call__(self, kernel: Any, team: int, *arguments: Any) -> None:
         start = perf_counter()
-        threads.run(kernel, team, *arguments)
+        self.run(kernel, team, *arguments)
         seconds, name = perf_counter() - start, kernel.py_func.__name__
-        size = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray)) if counting else 0
-        calls.append((name, seconds, multiply_adds(name, arguments) if counting else 0, size))
-
-    return run
+        size = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray)) if self.counting else 0
+        self.calls.append((name, seconds, multiply_adds(name, arguments) if self.counting else 0, size))
 
 
 def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, Any]]:
@@ -71,27 +72,23 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
     model = build(make(network), weights(make(network)))
     model.compile("adam", "binary_crossentropy" if model.output_shape == (1,) else "categorical_crossentropy")
     data = list(zip(*batches(make(network)), strict=True))
-    calls: list[tuple[str, float, float, int]] = []
-    kept = {module: module.run for module in (cpu, cpu_convolution, cpu_dense, cpu_winograd)}
-    found, totals = defaultdict(list), []
+    watch, found, totals = Watch(), defaultdict(list), []
+    threads._run = watch
     try:
         for step in range(WARM_UP + steps + 1):
-            counting = step == WARM_UP + steps  # that step is not timed
-            for module in kept:
-                module.run = watched(calls, counting)  # type: ignore[attr-defined]
-            calls.clear()
+            watch.counting = step == WARM_UP + steps  # that step is not timed
+            watch.calls.clear()
             start = perf_counter()
             model.train_on_batch(*data[step % len(data)])
             total = perf_counter() - start
-            if step >= WARM_UP and not counting:
+            if step >= WARM_UP and not watch.counting:
                 totals.append(total)
-                for position, (name, seconds, _, _) in enumerate(calls):
+                for position, (name, seconds, _, _) in enumerate(watch.calls):
                     found[position, name].append(seconds)
     finally:
-        for module, run in kept.items():
-            module.run = run  # type: ignore[attr-defined]
+        threads._run = watch.run
     rows = []
-    for ((_, name), times), (_, _, products, size) in zip(found.items(), calls, strict=True):
+    for ((_, name), times), (_, _, products, size) in zip(found.items(), watch.calls, strict=True):
         seconds = median(times)
         floor = max(products / peak, size / bandwidth)
         rows.append(

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
-from .cpu_dense import relu_gradient
+from .cpu_parts import add_parts, relu_gradient
 from .cpu_routed import (
     CHUNK,
     input_gradient_routed,
@@ -22,10 +22,12 @@ from .cpu_routed import (
     weight_gradients_unpooled,
 )
 from .cpu_winograd import winograd, winograd_fits
+from .recording import call
 from .shapes import Windows, windows
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_of, store, where
 
+APART = 16  # numbers of int64 between what two threads write all the time: a cache line has one writer at a time
 CACHED = 64 * 1024  # numbers that stay in a core's second cache beside others
 SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
@@ -60,8 +62,8 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
     gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
     team = workers(g.size * win.taps * c, len(gws))
     run(_weight_gradients, team, _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
-    np.sum(gws, axis=0, out=gw.reshape(-1, filters))
-    np.sum(gbs, axis=0, out=gb)
+    add_parts(gws, gw.reshape(-1, filters))
+    call(np.add.reduce, gbs, 0, None, gb)
     return _input_gradient(g, w, win) if input_needed else None, gw, gb
 
 
@@ -85,18 +87,20 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
         strip = min(max(CACHED // row, 1), pool.oh)
         rows, steps = memory.empty((team, strip * row)), (strip, pool.kh, pool.kw, win.sh, win.sw)
         run(weight_gradients_unpooled, team, _taps(win, width, c), gy, winner, padded, gws, gbs, rows, *steps)
-        np.sum(gws, axis=0, out=gw.reshape(size, filters))
+        add_parts(gws, gw.reshape(size, filters))
     else:
-        gws, tables = _shards(n, filters, size), (*panels(win, width, c), at_tap)
-        starts, alive = memory.empty((team, CHUNK * filters), np.int32), np.empty((team, filters), np.int64)
+        gws, turned = _shards(n, filters, size), memory.empty((filters, size))
+        tables = *panels(win, width, c), at_tap
+        starts, alive = memory.empty((team, CHUNK * filters), np.int32), np.empty((team, filters + APART), np.int64)
         run(weight_gradients_routed, team, *tables, gy, winner, padded, gws, gbs, starts, alive, *step)
-        np.copyto(gw.reshape(size, filters), gws.sum(axis=0).T)
-    np.sum(gbs, axis=0, out=gb)
+        add_parts(gws, turned)
+        call(np.copyto, gw.reshape(size, filters), turned.T)
+    call(np.add.reduce, gbs, 0, None, gb)
     if not input_needed:
         return None, gw, gb
     kernel = memory.ready(w.reshape(size, filters).T)  # (F, KH*KW*C)
     gpadded, team = memory.empty(padded.shape), workers(work, n)
-    alive = np.empty((team, pool.taps, -(-filters // 64)), np.int64)
+    alive = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
     run(input_gradient_routed, team, *panels(win, width, c), at_tap, gy, winner, kernel, gpadded, alive, *step)
     return _cropped(gpadded, win), gw, gb
 
@@ -116,9 +120,10 @@ def _padded(x, win: Windows):
         return memory.ready(x)
     n, h, w, c = x.shape
     padded = memory.empty((n, win.top + h + win.bottom, win.left + w + win.right, c))
-    padded[:, : win.top] = padded[:, win.top + h :] = 0
-    padded[:, :, : win.left] = padded[:, :, win.left + w :] = 0
-    _cropped(padded, win)[...] = x
+    sides = padded[:, : win.top], padded[:, win.top + h :], padded[:, :, : win.left], padded[:, :, win.left + w :]
+    for side in sides:
+        call(np.copyto, side, 0)
+    call(np.copyto, _cropped(padded, win), x)
     return padded
 
 
@@ -220,7 +225,7 @@ def _input_gradient(g, w, win: Windows):
     h, width = win.top + win.h + win.bottom - win.kh + 1, win.left + win.w + win.right - win.kw + 1
     if (h, width) != (oh, ow):
         apart = memory.zeros((n, h, width, filters))
-        apart[:, :: win.sh, :: win.sw] = g
+        call(np.copyto, apart[:, :: win.sh, :: win.sw], g)
         g = apart
     turned = memory.ready(w[::-1, ::-1].transpose(0, 1, 3, 2))  # (KH, KW, F, C)
     pads = (win.kh - 1 - win.top, win.kh - 1 - win.bottom), (win.kw - 1 - win.left, win.kw - 1 - win.right)

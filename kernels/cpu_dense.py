@@ -9,23 +9,31 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
+from .cpu_parts import add_parts, relu_gradient
+from .recording import call
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, ROWS, above_zero, load, multiply, multiply_add, spread, starts_of, store, where
 
+FEW = 64  # samples whose sums may lie in memory once for each part of the inputs
+PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
 STRIP = 4 * LANES  # units of a task when there are few samples
-BLOCK = 8 * ROWS  # inputs of a task of the weights' gradient
+BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
 
 
 def dense(x, w, b, relu: bool):
     """x @ w + b, then ReLU if wanted: (N, INPUTS), (INPUTS, UNITS), (UNITS,) -> (N, UNITS)."""
     x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
-    n, inputs = x.shape
-    y = memory.empty((n, w.shape[1]))
+    (n, inputs), units = x.shape, w.shape[1]
+    y, work = memory.empty((n, units)), x.size * units
     if n < ROWS:
-        run(_dense_few, workers(8 * x.size * w.shape[1], n * -(-w.shape[1] // STRIP)), x, w, b, y, relu)
-        return y
-    blocks = -(-w.shape[1] // COLUMNS) * -(-n // ROWS)
-    run(_dense, workers(x.size * w.shape[1], blocks), x, w, b, y, starts_of(n, inputs), relu)
+        run(_dense_few, workers(8 * work, n * -(-units // STRIP)), x, w, b, y, relu)
+    elif n <= FEW and inputs >= 2 * PART:
+        parts = memory.empty((inputs // PART, n, units))
+        run(_dense_parts, workers(work, len(parts)), x, w, parts, starts_of(n, inputs))
+        add_parts(parts, y, b, relu)
+    else:
+        blocks = -(-units // COLUMNS) * -(-n // ROWS)
+        run(_dense, workers(work, blocks), x, w, b, y, starts_of(n, inputs), relu)
     return y
 
 
@@ -46,6 +54,19 @@ def _dense(worker, tasks, x, w, b, y, starts, relu):
                 value = where(above_zero(value), value, spread(np.float32(0))) if relu else value
                 store(y, r * units + k, value, units - k)
         task = next_task(tasks)
+
+
+@compiled
+def _dense_parts(worker, tasks, x, w, parts, starts):
+    """parts[i] (N, UNITS) = the products of a part of the inputs: its weights are read once, for all samples."""
+    inputs, number, units = x.shape[1], len(parts), w.shape[1]
+    x, w = x.reshape(-1), w.reshape(-1)
+    part = next_task(tasks)
+    while part < number:
+        first, last, y = part * inputs // number, (part + 1) * inputs // number, parts[part].reshape(-1)
+        for f in range(0, units, COLUMNS):
+            multiply(x, first, starts, 0, 1, 1, last - first, w[first * units :], f, units, y, f, False)
+        part = next_task(tasks)
 
 
 @compiled
@@ -79,11 +100,6 @@ def _add_row(sums, value, w, at, count):
     )
 
 
-def relu_gradient(gy, y, relu: bool):
-    """gy where y is above 0, else 0; or gy as it is where there was no ReLU. Contiguous."""
-    return np.multiply(gy, y > 0, out=memory.empty(gy.shape)) if relu else memory.ready(gy)
-
-
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):
     """The gradients of `dense`: of the input (None unless needed), weights and bias, each of its input's shape.
 
@@ -93,9 +109,10 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     (n, inputs), units = x.shape, w.shape[1]
     g = relu_gradient(gy, y, relu)
     gw = memory.empty(w.shape) if gw is None else gw
-    gb = np.sum(g, axis=0, out=gb)
+    gb = memory.empty((units,)) if gb is None else gb
+    call(np.add.reduce, g, 0, None, gb)
     gx = memory.empty(x.shape) if input_needed else None
-    team = workers(x.size * units, -(-inputs // ROWS))
+    team = workers(x.size * units, -(-inputs // BLOCK))
     run(_dense_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
     if gx is not None:
         transposed = memory.ready(g.T)  # (UNITS, N)
@@ -126,11 +143,12 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     w, g = w.reshape(-1), g.reshape(-1)
     turned = spaces[worker]  # (ROWS, N)
     task = next_task(tasks)
-    while task * ROWS < inputs:
-        first, last = task * ROWS, min((task + 1) * ROWS, inputs)
-        for sample in range(0, n, COLUMNS):
-            multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
-        for sample in range(n):
-            for k in range(first, last):
-                gx[sample, k] = turned[(k - first) * n + sample]
+    while task * BLOCK < inputs:
+        for first in range(task * BLOCK, min((task + 1) * BLOCK, inputs), ROWS):
+            last = min(first + ROWS, inputs)
+            for sample in range(0, n, COLUMNS):
+                multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
+            for sample in range(n):
+                for k in range(first, last):
+                    gx[sample, k] = turned[(k - first) * n + sample]
         task = next_task(tasks)

@@ -111,7 +111,7 @@ def weight_gradients_routed(
     _, h, width, c = x.shape
     shards, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    starts, bits = window_starts[worker], alive[worker]  # (CHUNK * F,), (F,)
+    starts, bits = window_starts[worker], alive[worker]  # (CHUNK * F,), (F and some,)
     shard = next_task(tasks)
     while shard < shards:
         gw, gb = gws[shard].reshape(-1), gbs[shard]
@@ -121,7 +121,7 @@ def weight_gradients_routed(
             image_x = x[image * h * width * c : (image + 1) * h * width * c]
             for first in range(0, oh * ow, CHUNK):
                 place = (image * oh * ow + first) * filters
-                bits[:] = 0
+                bits[:filters] = 0
                 for k in range(min(CHUNK, oh * ow - first)):
                     i, j = (first + k) // ow, (first + k) % ow
                     corner = np.int32((i * row_step * width + j * column_step) * c)
@@ -161,14 +161,14 @@ def input_gradient_routed(
     _, h, width, c = gx.shape
     taps, size, words = len(at_tap), w.shape[1], alive.shape[2]
     pixels, gy, winner, w = gx.reshape(-1), gy.reshape(-1), winner.reshape(-1), w.reshape(-1)
-    bits = alive[worker]  # (taps, F / 64)
+    bits = alive[worker]  # (taps and some, F / 64)
     image = next_task(tasks)
     while image < n:
         gx[image] = 0
         for i in range(oh):
             for j in range(ow):
                 place = ((image * oh + i) * ow + j) * filters
-                bits[:] = 0
+                bits[:taps] = 0
                 for f in range(0, filters, LANES):  # a bit for each filter: does its maximum lie at this tap?
                     won, number = load(winner, place + f, filters - f), spread(np.float32(0))
                     for tap in range(taps):

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
+from .recording import call
 from .shapes import Windows
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
@@ -38,7 +39,7 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     y = memory.empty((n, down, across, filters) if pooled else (n, conv_h, conv_w, filters))
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
-    _transform_weights(memory.ready(w), kernel)
+    call(_transform_weights, memory.ready(w), kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = -(-down * across // (blocks * ROWS)) * ROWS

@@ -10,6 +10,8 @@ from threading import RLock
 
 import numpy as np
 
+from .recording import call
+
 SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well enough
 KEPT = 2**30  # bytes that may lie idle: as many as a step has used, and no more than this
 ALIGNMENT = 64  # bytes: a vector that crosses a cache line costs two reads
@@ -78,7 +80,7 @@ def empty(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
 def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     """An array of zeros."""
     array = empty(shape, dtype)
-    array.fill(0)
+    call(array.fill, 0)
     return array
 
 
@@ -90,7 +92,7 @@ def ready(array: np.ndarray) -> np.ndarray:
     if array.flags.carray:
         return array
     copy = empty(array.shape, array.dtype)
-    copy[...] = array
+    call(np.copyto, copy, array)
     return copy
 
 

@@ -18,9 +18,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from .compiling import compiled
+from .recording import call
 
-GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
-TURNS = 200_000  # looks for more work before a thread goes to sleep, about 0.1 ms: waking up takes half as long
+GRAIN = 1_000_000  # multiply-adds, about 20 microseconds: calling another thread for less brings nothing
+TURNS = 200_000  # looks at what another thread does before going to sleep, about 0.1 ms: waking up takes half as long
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
@@ -41,14 +42,26 @@ def next_task(typingctx, tasks):
 
 
 @intrinsic
-def read(typingctx, tasks):
-    """What the count stands at now, while other threads change it."""
+def read(typingctx, numbers):
+    """The first of the numbers as it stands now, while other threads change it."""
 
     def generate(context, builder, signature, arguments):
         start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(start, "monotonic", 8)
+        return builder.load_atomic(start, "acquire", 8)
 
-    return types.int64(tasks), generate
+    return types.int64(numbers), generate
+
+
+@intrinsic
+def write(typingctx, numbers, value):
+    """Set the first of the numbers, for other threads to see after all that was written before."""
+
+    def generate(context, builder, signature, arguments):
+        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store_atomic(arguments[1], start, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64), generate
 
 
 def set_threads(number: int) -> None:
@@ -67,9 +80,14 @@ def one_thread() -> Iterator[None]:
         _own.alone = before
 
 
+def usable_threads() -> int:
+    """How many threads kernels called by this thread may use."""
+    return 1 if getattr(_own, "alone", False) else _limit
+
+
 def workers(work: int, tasks: int) -> int:
     """How many threads to use for so many multiply-adds in so many tasks."""
-    return 1 if getattr(_own, "alone", False) else max(1, min(_limit, tasks, work // GRAIN))
+    return max(1, min(usable_threads(), tasks, work // GRAIN))
 
 
 def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
@@ -77,6 +95,10 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
 
     At the same time, unless the threads are taken: then one worker finds all the tasks, and the others none.
     """
+    call(_run, kernel, team, *arguments)
+
+
+def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
     if team == 1 or not _busy.acquire(blocking=False):
         tasks = np.zeros(1, np.int64)
         for worker in range(team):
@@ -87,8 +109,8 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
             jobs_of_one: SimpleQueue = SimpleQueue()
             threading.Thread(target=_help, args=(jobs_of_one,), name="tinycnn", daemon=True).start()
             _helpers.append(jobs_of_one)  # only now: nobody would read the jobs of a thread that did not start
-        jobs = [_Job(kernel, worker, arguments) for worker in range(1, team)]
         _state[:] = _state[0] + 1, 0
+        jobs = [_Job(_state[0], kernel, worker, arguments) for worker in range(1, team)]
         for job, helper in zip(jobs, _helpers, strict=False):
             helper.put(job)
         try:
@@ -98,16 +120,19 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
         if failures:
             raise failures[0]
     finally:
+        _state[1] = 0  # a helper that looks now sees that nothing goes on
         _busy.release()
 
 
 class _Job:
     """A worker's part of a kernel. The helper must take it first; if all is done by then, the caller takes it back."""
 
-    def __init__(self, kernel: Callable[..., None], worker: int, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, number: int, kernel: Callable[..., None], worker: int, arguments: tuple[Any, ...]) -> None:
+        self.number = number
         self.call: tuple[Any, ...] = (kernel, worker, arguments)
         self.taken = threading.Lock()
         self.outcome: SimpleQueue = SimpleQueue()
+        self.done = np.zeros(1, np.int64)
 
 
 def _outcome(job: _Job) -> BaseException | None:
@@ -115,6 +140,7 @@ def _outcome(job: _Job) -> BaseException | None:
     if job.taken.acquire(blocking=False):
         del job.call
         return None
+    _await(job.done, TURNS)
     interrupt: BaseException | None = None
     while True:
         try:
@@ -136,18 +162,27 @@ def _help(jobs: SimpleQueue) -> None:
             del kernel, arguments, job.call  # when the caller goes on, nobody else may hold the arrays
             job.outcome.put(failure)
             del failure
+        number, done = job.number, job.done
         del job
-        if jobs.empty():
-            _watch(_state, _state[0], TURNS)
+        _watch(_state, number, done, TURNS)
 
 
 @compiled
-def _watch(state, seen, turns):
-    """Wait until someone takes the first task of another kernel, but not for long.
+def _await(done, turns):
+    """Wait until a helper is done, but not for long: a thread that sleeps takes 50 microseconds to wake."""
+    for _ in range(turns):
+        if read(done) > 0:
+            return
 
-    A thread that sleeps takes 50 microseconds to wake, as long as a small kernel; and one that is awake must not ask
-    for Python's lock before the caller has let go of it, which it has when it takes a task.
+
+@compiled
+def _watch(state, seen, done, turns):
+    """Say that a job is done, then wait until someone takes the first task of another kernel, but not for long.
+
+    All without Python's lock, which the caller needs now to go on, and has let go of when it takes a task: a thread
+    that waits for the lock sleeps, too.
     """
+    write(done, 1)
     number, tasks = state[:1], state[1:]
     for _ in range(turns):
         if read(number) != seen and read(tasks) > 0:

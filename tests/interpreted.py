@@ -12,10 +12,16 @@ from unittest import mock
 
 import numpy as np
 from checks import ROOT
-from tinycnn.kernels import memory, reference, shapes, threads, vectors
+from tinycnn.kernels import memory, recording, reference, shapes, threads, vectors
 
 LANES = vectors.LANES
-FILES = ("cpu_winograd", "cpu_routed", "cpu_dense", "cpu_convolution")  # in the order that they import each other
+FILES = (
+    "cpu_parts",
+    "cpu_winograd",
+    "cpu_routed",
+    "cpu_dense",
+    "cpu_convolution",
+)  # in the order that they import each other
 Edit = Callable[[str, str], str]
 
 
@@ -119,7 +125,8 @@ def kernels(edit: Edit = lambda file, text: text) -> ModuleType:
     own["vectors"].__dict__.update(multiply=alone(edit("vectors", source("vectors")), "multiply", EMULATED))
     own["threads"].__dict__.update(vars(threads), next_task=next_task)
     own["compiling"].compiled = lambda function: function
-    known = {"": ModuleType(package), "memory": memory, "shapes": shapes, "reference": reference, **own}
+    shared = {"memory": memory, "recording": recording, "shapes": shapes, "reference": reference}
+    known = {"": ModuleType(package), **shared, **own}
     with mock.patch.dict(sys.modules, {f"{package}.{name}".strip("."): known[name] for name in known}):
         for file in FILES:
             exec(compile(edit(file, source(file)), f"<{file}>", "exec"), own[file].__dict__)

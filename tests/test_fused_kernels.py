@@ -22,7 +22,7 @@ from fused_checks import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tinycnn.kernels import cpu_convolution, cpu_dense, cpu_routed, cpu_winograd
+from tinycnn.kernels import cpu_convolution, cpu_dense, cpu_parts, cpu_routed, cpu_winograd
 from tinycnn.kernels.shapes import ShapeError, windows
 
 from tinycnn import backend
@@ -100,6 +100,12 @@ def test_dense_layers_of_any_size(op, size, needs, seed):
     check_exact(op, seed, [(n, inputs), (inputs, units), (units,)], {}, needs)
 
 
+@given(st.integers(9, 64), st.integers(510, 1100), sizes, st.integers(0, 9))
+@settings(bounded, max_examples=20)
+def test_dense_layers_with_inputs_in_parts(n, inputs, units, seed):
+    check_exact(DenseReLU, seed, [(n, inputs), (inputs, units), (units,)], {})
+
+
 each_kind = pytest.mark.parametrize(("op", "shapes"), KINDS.values(), ids=KINDS)
 
 
@@ -153,7 +159,7 @@ def test_inputs_may_lie_in_memory_in_any_way(op, shapes, layout):
 
 def compiled_kernels() -> list[int]:
     """For how many types each kernel has been compiled."""
-    modules = (cpu_convolution, cpu_dense, cpu_routed, cpu_winograd)
+    modules = (cpu_convolution, cpu_dense, cpu_parts, cpu_routed, cpu_winograd)
     return [len(f.signatures) for module in modules for f in vars(module).values() if hasattr(f, "signatures")]
 
 

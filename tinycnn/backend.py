@@ -34,6 +34,9 @@ class Backend:
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return get, (self.name,)  # a copy of a model works with the same backend
+
     def has(self, kernel: str) -> bool:
         """Whether this backend has a kernel of its own by that name."""
         return hasattr(self._kernels, kernel)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import ops
-from .backend import current
+from .backend import Backend, current
 from .kernels import shapes
 from .tensor import Op, Tensor, TensorLike
 
@@ -45,6 +45,11 @@ class FusedOp(Op):
         return True
 
     @classmethod
+    def has_kernel(cls, home: Backend, inputs: Sequence[Any], attributes: dict[str, Any]) -> bool:
+        """Whether these inputs meet a kernel of the backend, and not `plain`."""
+        return cls.kernel is not None and home.has(cls.kernel) and cls.fits(inputs, attributes)
+
+    @classmethod
     def merged(cls, attributes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The fused op's attributes from those of its parts."""
         return {name: value for part in attributes for name, value in part.items()}
@@ -53,7 +58,7 @@ class FusedOp(Op):
     def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
         if cls.kernel:
             home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
-            if not (home.has(cls.kernel) and cls.fits(inputs, attributes)):
+            if not cls.has_kernel(home, inputs, attributes):
                 return cls.plain(*inputs, **attributes)
         return super().apply(*inputs, **attributes)
 

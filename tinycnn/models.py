@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from typing import Any
 
@@ -15,8 +16,10 @@ from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
 from .layers import Input, Layer, Shape
+from .ops import Conv2D, Dense, MatMul
 from .preprocessing.settings import Preprocessing
 from .random import generator
+from .replay import Chain, replays
 from .summary import summary
 from .tensor import Tensor, no_grad
 
@@ -143,17 +146,24 @@ class Sequential:
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
-        for step in self._plan().to_predictions:
+        plan = self._plan()
+        value = plan.start(value)
+        for step in plan.to_predictions[plan.start.used :]:
             value = step(value)
         return value
 
     def _plan(self) -> "_Plan":
         """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed."""
-        own = [step for layer in self.layers for step in layer.steps()]
-        made = self._made_plan
-        if made is None or (made.own, made.loss, made.fused) != (own, self.loss, self.fuse):
-            made = self._made_plan = _Plan(own, self.loss, self.fuse, self.output_shape[-1] if own else 0)
-        return made
+        if self._made_plan is None or self._made_plan.made_from != _Plan.origin(self):
+            self._made_plan = _Plan(self)
+        return self._made_plan
+
+    @contextmanager
+    def _for_a_batch(self) -> Iterator[None]:
+        """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
+        guarded = self._made_plan is None or self._made_plan.library_products
+        with matrix_threads(self.backend or current()) if guarded else nullcontext(), replays():
+            yield
 
     def _input(self, x: Any) -> Tensor:
         x = np.asarray(x)
@@ -177,8 +187,9 @@ class Sequential:
             raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
         plan, predictions = self._plan(), np.empty(0)
         labels = loss.labels(y, plan.outputs)
-        for i, step in enumerate(plan.to_loss):
-            if i == plan.last:
+        value = plan.start(value)
+        for i, step in enumerate(plan.to_loss[plan.start.used :], plan.start.used):
+            if i == plan.last and self.metrics:
                 predictions = _run(plan.rest, value)
             inputs = (labels if x is _LABELS else x for x in step.inputs)
             value = step.op.apply(value, *inputs, **step.attributes)
@@ -191,22 +202,22 @@ class Sequential:
 
     def train_on_batch(self, x: Any, y: Any) -> list[float]:
         """One step on one batch: [loss, metrics...], as they were before the step."""
-        with matrix_threads(self.backend or current()):
+        with self._for_a_batch():
             loss, predictions = self._loss_and_predictions(x, y)
             loss.backward()
             self.optimizer.update(self.weights)
-        return [loss.item(), *self._measure(y, predictions)]
+            return [loss.item(), *self._measure(y, predictions)]
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
-        with no_grad(), matrix_threads(self.backend or current()):
+        with no_grad(), self._for_a_batch():
             loss, predictions = self._loss_and_predictions(x, y)
-        return [loss.item(), *self._measure(y, predictions)]
+            return [loss.item(), *self._measure(y, predictions)]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
-        with no_grad(), matrix_threads(self.backend or current()):
-            return self(x).numpy()
+        with no_grad(), self._for_a_batch():
+            return self(x).numpy().copy()
 
     def _measure(self, y: Any, predictions: np.ndarray) -> list[float]:
         return [metrics.METRICS[name](np.asarray(y), predictions) for name in self.metrics]
@@ -439,17 +450,41 @@ _LABELS: Any = object()  # stands for the labels of a batch in a plan
 class _Plan:
     """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
 
-    `to_loss[last]` is the first op that goes past the predictions: `rest` takes its input to the predictions.
+    Both begin with the chain `start`. `to_loss[last]` is the first op that goes past the predictions: `rest` takes its
+    input to the predictions.
     """
 
-    def __init__(self, own: list[Step], loss: losses.Loss | None, fused: bool, outputs: int) -> None:
-        self.own, self.loss, self.fused, self.outputs = own, loss, fused, outputs
-        every = own + (loss.steps(_LABELS) if loss else [])
-        self.to_predictions = fuse(own) if fused else own
-        self.to_loss = fuse(every) if fused else every
+    def __init__(self, model: Sequential) -> None:
+        self.made_from = self.origin(model)
+        home = model.backend or current()
+        own = [step for layer in model.layers for step in layer.steps()]
+        every = own + (model.loss.steps(_LABELS) if model.loss else [])
+        self.outputs = model.output_shape[-1] if own else 0
+        self.to_predictions = fuse(own) if model.fuse else own
+        self.to_loss = fuse(every) if model.fuse else every
+        alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
+        self.start = Chain(self.to_loss[: [*alike, False].index(False)], home)
+        others = self.to_loss[self.start.used :] + self.to_predictions[self.start.used :]
+        self.library_products = home.name != "numba" or any(map(_multiplies, others))
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
+
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copy of a model makes a plan of its own
+
+    @staticmethod
+    def origin(model: Sequential) -> Any:
+        """All that a plan depends on, to be compared: with whatever else a user may have changed since."""
+        layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
+        return layers, model.loss, model.fuse, model.backend
+
+
+def _multiplies(step: Step) -> bool:
+    """Whether an op may use NumPy's matrix products."""
+    parts = step.op.parts if issubclass(step.op, FusedOp) else (step.op,)
+    return not {Conv2D, Dense, MatMul}.isdisjoint(parts)
 
 
 class _RunningMeans:

@@ -51,8 +51,11 @@ class Optimizer:
             raise UsageError(f"{type(self).__name__}: its state belongs to other weights; make a new optimizer")
         if len({w.dtype for w in weights}) > 1:
             raise UsageError(f"{type(self).__name__}: weights of several number types; make them all float32")
-        for name in ("weights", "gradients", *(() if self.state else self.slots)):
+        for name in ("weights", "gradients", *self.slots):
             self._flat[name], self._views[name] = _flat_array(weights)
+        for slot, arrays in self.state.items():
+            for view, array in zip(self._views[slot], arrays, strict=True):
+                view[...] = array
         self.state = {slot: self._views[slot] for slot in self.slots}
         for weight, view, buffer in zip(weights, self._views["weights"], self._views["gradients"], strict=True):
             view[...] = weight.data
@@ -74,6 +77,9 @@ class Optimizer:
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         """One step for flat arrays of weights, gradients and state, in place."""
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_flat": {}, "_views": {"weights": [], "gradients": []}}  # a copy's views would be arrays
 
     def named_arrays(self) -> Iterator[tuple[str, Any]]:
         """Every array of the state, with a name: ("m.0", ...), ("m.1", ...), ..."""

@@ -29,6 +29,11 @@ def no_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
+def is_grad_enabled() -> bool:
+    """Whether ops are remembered here: not inside `no_grad`."""
+    return _recording.get()
+
+
 class Tensor:
     """An array, the op that made it (none for a leaf), and, for a leaf after `backward`, its gradient.
 
@@ -206,7 +211,7 @@ class Op:
             sizes = " and ".join(str(p.shape) for p in op.parents)
             raise ShapeError(f"{cls.name}: inputs of shape {sizes} do not fit together") from None
         y = Tensor(data, backend=op.parents[0].backend)
-        if any(op.needs) and _recording.get():
+        if any(op.needs) and is_grad_enabled():
             y.requires_grad, y.op = True, op
         return y
 

@@ -1,0 +1,32 @@
+"""Kernels' calls noted down while they run, so that the same work on the same arrays can be done again at once.
+
+What decides shapes, finds memory and writes the tape takes longer than a small kernel, and the other cores wait for it.
+A note holds the arrays themselves: whoever replays it must see that they still are the right ones (tinycnn/replay.py).
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+_own = threading.local()
+
+
+@contextmanager
+def recorded() -> Iterator[list[Call]]:
+    """A block whose calls, those of this thread, are in the list that it gives."""
+    before, _own.calls = getattr(_own, "calls", None), []
+    try:
+        yield _own.calls
+    finally:
+        _own.calls = before
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> None:
+    """function(*arguments), noted down: all that kernels do to arrays goes through here."""
+    calls = getattr(_own, "calls", None)
+    if calls is not None:
+        calls.append((function, arguments))
+    function(*arguments)

@@ -1,0 +1,288 @@
+"""Does a replay do what the layers would do, and only where nothing has changed?"""
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+import pytest
+from networks import compiled, photos, same_bits, using
+from tinycnn.kernels import recording, threads
+
+from tinycnn import Tensor, replay
+from tinycnn.fused import Step
+from tinycnn.layers import Activation, Conv2D, Dense, Flatten, Layer, MaxPooling2D
+from tinycnn.models import Sequential
+from tinycnn.optimizers import SGD
+from tinycnn.tensor import Op
+
+HEAD = Flatten, lambda: Dense(1, activation="sigmoid")
+NETWORKS: dict[str, tuple[Callable[[], Layer], ...]] = {
+    "pooled": (lambda: Conv2D(4, 3, activation="relu"), MaxPooling2D, *HEAD),
+    "padded": (lambda: Conv2D(4, 3, padding="same", activation="relu"), MaxPooling2D, *HEAD),
+    "strides": (lambda: Conv2D(4, 3, strides=2, padding="same"), lambda: Conv2D(3, 2, strides=2), *HEAD),
+    "Winograd": (lambda: Conv2D(16, 3, activation="relu"), lambda: Conv2D(16, 3, padding="same"), *HEAD),
+    "no biases": (lambda: Conv2D(4, 3, use_bias=False), Flatten, lambda: Dense(1, "sigmoid", use_bias=False)),
+    "a pool of its own": (lambda: MaxPooling2D(3, strides=2, padding="same"), *HEAD),
+    "pools that overlap": (lambda: Conv2D(4, 3, activation="relu"), lambda: MaxPooling2D(3, strides=1), *HEAD),
+    "dense first": (Flatten, lambda: Dense(600, activation="relu"), lambda: Dense(1, activation="sigmoid")),
+    "a part that cannot": (lambda: Conv2D(4, 3), lambda: Activation("sigmoid"), MaxPooling2D, *HEAD),
+    "dilated in the middle": (lambda: Conv2D(4, 3), lambda: Conv2D(4, 2, dilation_rate=2, activation="relu"), *HEAD),
+}
+
+
+@pytest.fixture(autouse=True)
+def numba() -> Iterator[None]:
+    with using("numba"):
+        yield
+
+
+@pytest.fixture
+def played(monkeypatch) -> list[int]:
+    """A number for each list of calls that was played."""
+    found: list[int] = []
+    play = replay._play
+
+    def noted(calls, x) -> None:
+        found.append(len(calls))
+        play(calls, x)
+
+    monkeypatch.setattr(replay, "_play", noted)
+    return found
+
+
+def network(name: str) -> Sequential:
+    model = Sequential([make() for make in NETWORKS[name]])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def results(train: Callable[[], list[np.ndarray]], monkeypatch) -> list[list[np.ndarray]]:
+    """What a program gives with replays and without."""
+    with_replays = train()
+    with monkeypatch.context() as without:
+        without.setattr(replay, "MOST", 0)
+        return [with_replays, train()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_with_replays_gives_the_same_bits(name, monkeypatch, played):
+    def train() -> list[np.ndarray]:
+        model, found = network(name), []
+        for step in range(9):
+            x, y = photos(13 if step % 3 == 2 else 8, key=step)
+            found += [np.array(model.train_on_batch(x, y)), np.array(model.test_on_batch(x, y)), model.predict(x)]
+        return [*found, *model.get_weights()]
+
+    replayed, plain = results(train, monkeypatch)
+    assert same_bits(replayed, plain)
+    assert played
+
+
+def test_all_kernels_calls_are_replayed(played):
+    model = compiled()
+    calls = []
+    with recording.recorded() as noted:
+        for key in range(5):
+            before = len(noted)
+            model.train_on_batch(*photos(8, key=key))
+            calls.append(len(noted) - before)
+    assert len(played) == 4, "the first step prepares, the second looks, the third is noted, then forward and backward"
+    assert calls[3] == calls[4] == 1, "the optimizer"
+
+
+def test_what_a_replay_gave_stays_as_it_was(played):
+    model = compiled()
+    first, *others = [model.predict_on_batch(photos(8, key=key)[0]) for key in (1, 1, 2, 3, 1)]
+    kept = first.copy()
+    assert played
+    for other in others[:-1]:
+        assert not np.shares_memory(first, other)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(others[-1], first)
+
+
+def test_a_model_called_by_itself_is_not_replayed(played):
+    """Two predictions may be alive at once, each with a gradient of its own."""
+    model = compiled()
+    for key in range(4):
+        model.train_on_batch(*photos(8, key=key))
+    played.clear()
+    one, other = (model(photos(8, key=key)[0]) for key in (1, 2))
+    other.backward(np.ones_like(other.data))
+    one.backward(np.ones_like(one.data))
+    wanted = model.weights[0].grad.copy()
+    again = model(photos(8, key=1)[0])
+    again.backward(np.ones_like(again.data))
+    np.testing.assert_array_equal(model.weights[0].grad, wanted)
+    assert not played
+
+
+def replace_weights(model: Sequential) -> None:
+    for weight in model.weights:
+        weight.data = weight.data * 0.5
+
+
+def copied_weights(model: Sequential) -> None:
+    model.set_weights([weight * 0.5 for weight in model.get_weights()])
+
+
+def freeze(model: Sequential) -> None:
+    model.weights[0].requires_grad = False
+
+
+def another_optimizer(model: Sequential) -> None:
+    model.compile(SGD(0.1, 0.9), "binary_crossentropy")
+
+
+def another_activation(model: Sequential) -> None:
+    model.layers[0].activation = "linear"
+
+
+def no_fusion(model: Sequential) -> None:
+    model.compile(model.optimizer, "binary_crossentropy", fuse=False)
+
+
+def another_tensor(model: Sequential) -> None:
+    layer = model.layers[0]
+    layer.weights["bias"] = Tensor(layer.weights["bias"].data + 1, requires_grad=True)
+    model.compile("adam", "binary_crossentropy")
+
+
+def one_thread(model: Sequential) -> None:
+    threads.set_threads(1)
+
+
+CHANGES = [replace_weights, copied_weights, freeze, another_optimizer, another_activation, no_fusion, another_tensor,
+           one_thread]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_of_the_model_is_seen(change, monkeypatch, played):
+    monkeypatch.setattr(threads, "_limit", 2)
+
+    def train() -> list[np.ndarray]:
+        threads.set_threads(2)
+        model, found = compiled(), []
+        for key in range(10):
+            if key == 5:
+                change(model)
+            x, y = photos(8, key=key)
+            found += [np.array(model.train_on_batch(x, y)), model.predict(x)]
+        return [*found, *model.get_weights()]
+
+    replayed, plain = results(train, monkeypatch)
+    assert same_bits(replayed, plain)
+    assert played
+
+
+def test_a_copied_model_trains_by_itself(played):
+    model = compiled()
+    for key in range(5):
+        model.train_on_batch(*photos(8, key=key))
+    twin = copy.deepcopy(model)
+    before = model.get_weights()
+    for key in range(5, 9):
+        twin.train_on_batch(*photos(8, key=key))
+    assert same_bits(model.get_weights(), before)
+    for key in range(5, 9):
+        model.train_on_batch(*photos(8, key=key))
+    assert same_bits(model.get_weights(), twin.get_weights())
+
+
+def test_threads_that_ask_one_model_get_their_own_answers(played):
+    model = compiled()
+    batches = [photos(8, key=key)[0] for key in range(16)]
+    wanted = [model.predict_on_batch(x) for x in batches]
+    with ThreadPool(4) as pool:
+        for _ in range(5):
+            assert same_bits(pool.map(model.predict_on_batch, batches), wanted)
+    assert len(played) > 20
+
+
+def test_a_step_that_fails_leaves_the_next_one_right(monkeypatch, played):
+    def train() -> list[np.ndarray]:
+        model = compiled()
+        for key in range(8):
+            with monkeypatch.context() as broken:
+                if key == 5:
+                    broken.setattr(model.optimizer, "update", None)
+                try:
+                    model.train_on_batch(*photos(8, key=key))
+                except TypeError:
+                    assert key == 5
+        return model.get_weights()
+
+    replayed, plain = results(train, monkeypatch)
+    assert same_bits(replayed, plain)
+    assert played
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda x: x[::-1], lambda x: np.broadcast_to(x[:1], x.shape)])
+def test_batches_that_lie_in_memory_in_another_way_are_right(layout, monkeypatch, played):
+    model = compiled()
+    for key in range(4):
+        model.predict_on_batch(photos(8, key=key)[0])
+    x = layout(photos(8, key=9)[0])
+    np.testing.assert_array_equal(model.predict_on_batch(x), model.predict_on_batch(np.array(x)))
+    assert played
+
+
+def test_no_batch_is_kept(played):
+    model = compiled()
+    gone = []
+    for key in range(6):
+        x, y = photos(8, key=key)
+        gone.append(weakref.ref(x))
+        model.train_on_batch(x, y)
+    assert played
+    del x
+    gc.collect()
+    assert not any(batch() is not None for batch in gone)
+
+
+def test_few_recordings_are_kept():
+    model = compiled()
+    for size in (1, 2, 3, 4, 5, 6, 7):
+        for key in range(3):
+            model.predict_on_batch(photos(size, key=key)[0])
+    assert len(model._made_plan.start._kept) == replay.KEPT
+
+
+def test_large_batches_are_not_recorded(monkeypatch, played):
+    model = compiled()
+    monkeypatch.setattr(replay, "MOST", 8 * 300 - 1)
+    for _ in range(5):
+        model.predict_on_batch(photos(8)[0])
+    assert not played
+
+
+def test_what_takes_a_part_of_the_batch_is_not_replayed(planted, monkeypatch, played):
+    """The part's place in another batch is not known."""
+
+    monkeypatch.setattr(Layer, "registry", dict(Layer.registry))
+
+    class FirstRows(Op):
+        """The first rows of each picture."""
+
+        def forward(self, x):
+            y = np.empty_like(x, shape=(len(x), 5, *x.shape[2:]))
+            recording.call(np.copyto, y, x[:, :5])
+            return y
+
+    class Crop(Layer):
+        base_name = "crop"
+
+        def output_shape(self, input_shape):
+            return 5, *input_shape[1:]
+
+        def steps(self):
+            return [Step(FirstRows)]
+
+    monkeypatch.setattr(replay, "REPLAYABLE", (*replay.REPLAYABLE, FirstRows))
+    model = Sequential([Crop(), Flatten(), Dense(1)])
+    answers = [model.predict_on_batch(photos(8, key=key)[0]) for key in (1, 2, 2, 1, 2, 1)]
+    assert same_bits(answers[3:], [answers[0], answers[1], answers[0]])
+    assert not played

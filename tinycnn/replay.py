@@ -1,0 +1,173 @@
+"""The layers of a model run again from a note of their kernels' calls, where a batch is like one before.
+
+Writing the tape, working out shapes and finding memory take a tenth of a small network's step, on one core while the
+others wait; a replay needs none of it. What a GPU calls a graph, here is a list of calls.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend
+from .fused import ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, FusedOp, Step
+from .ops import Flatten, MaxPool2D, Reshape
+from .tensor import Op, Tensor, is_grad_enabled
+
+REPLAYABLE: tuple[type[Op], ...] = (
+    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D, Reshape,
+)  # fmt: skip
+MOST = 2**20  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
+KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
+
+_Noted = tuple[Callable[..., Any], list[Any], list[tuple[int, tuple[int, ...]]]]
+
+_lent: ContextVar[list[Any] | None] = ContextVar("lent", default=None)
+
+
+@contextmanager
+def replays() -> Iterator[None]:
+    """A block in which chains may replay. What they return holds until its end, and is to be differentiated once."""
+    lent: list[tuple[Chain, Any, _Recording]] = []
+    token = _lent.set(lent)
+    try:
+        yield
+        for chain, key, recording in lent:
+            chain.keep(key, recording)
+    finally:
+        _lent.reset(token)
+
+
+class Chain:
+    """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them."""
+
+    def __init__(self, steps: Sequence[Step], home: Backend) -> None:
+        self.used = [*(_replayable(step, home) for step in steps), False].index(False)
+        self.steps = list(steps[: self.used])
+        self.weights = [x for step in self.steps for x in step.inputs if isinstance(x, Tensor)]
+        self._kept: dict[tuple[Any, ...], _Recording] = {}  # those that no thread is using
+        self._seen: set[tuple[Any, ...]] = set()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The chain's value for a batch; from the second batch of a kind on from a recording, where `replays` is."""
+        lent, key = _lent.get(), self._key(x)
+        if lent is not None and key is not None:
+            recording = self._kept.pop(key, None)
+            if recording and not recording.holds(self.weights):
+                recording = None
+            if recording is None and key in self._seen:
+                recording = _Recording(self.steps, self.weights)
+            self._seen.add(key)
+            if recording:
+                y = _Replay.apply(x, *self.weights, recording=recording)
+                lent.append((self, key, recording))
+                return y
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def _key(self, x: Tensor) -> tuple[Any, ...] | None:
+        """What makes two batches alike for the kernels; None for one that cannot be replayed."""
+        array = x.data
+        if not self.weights or array.size > MOST or not array.flags.carray:
+            return None
+        training = is_grad_enabled() and any(w.requires_grad for w in self.weights)
+        if x.requires_grad or (training and any(w.grad_buffer is None for w in self.weights)):
+            return None  # the first step: weights and gradients have no lasting place yet
+        return array.shape, training, x.backend.usable_threads()
+
+    def keep(self, key: tuple[Any, ...], recording: "_Recording") -> None:
+        """Take a recording back."""
+        recording.x = None
+        if recording.usable:
+            self._kept[key] = recording
+            while len(self._kept) > KEPT:
+                self._kept.pop(next(iter(self._kept)))
+
+
+class _Replay(Op):
+    """A chain as one op: its inputs are the batch and the chain's weights."""
+
+    def forward(self, x, *weights, recording):
+        self.recording = recording
+        return recording.forward(x, self.k)
+
+    def backward(self, gy):
+        return (None, *self.recording.backward(gy, self.k))
+
+
+class _Recording:
+    """What kernels were asked to do for one kind of batch, forward and backward. The first run of each is noted."""
+
+    def __init__(self, steps: Sequence[Step], weights: Sequence[Tensor]) -> None:
+        self.steps, self.weights = steps, weights
+        self.places = _places(weights)
+        self.usable = True
+        self.calls: dict[str, list[_Noted]] = {}
+        self.x: Any = None
+
+    def holds(self, weights: Sequence[Tensor]) -> bool:
+        """Whether weights and gradients still lie where they lay."""
+        return all(a is b for a, b in zip(self.places, _places(weights), strict=True))
+
+    def forward(self, x, k):
+        self.x = x
+        if "forward" in self.calls:
+            _play(self.calls["forward"], x)
+            return self.y.data
+        with k.recorded() as calls:
+            self.y = Tensor(x, backend=k)
+            for step in self.steps:
+                self.y = step(self.y)
+        self._note("forward", calls)
+        return self.y.data
+
+    def backward(self, gy, k):
+        if "backward" in self.calls:
+            np.copyto(self.gy, gy)
+            _play(self.calls["backward"], self.x)
+        else:
+            self.gy = np.array(gy)
+            with k.recorded() as calls:
+                self.y.backward(self.gy)
+            self._note("backward", calls)
+            self.y = Tensor(self.y.data, backend=k)  # without its tape
+        return [w.grad_buffer if w.requires_grad else None for w in self.weights]
+
+    def _note(self, name: str, calls: list[Any]) -> None:
+        """Keep the calls, with places left open where the batch was among their arguments."""
+        self.calls[name] = []
+        for function, arguments in calls:
+            arrays = [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
+            shared = [i for i in arrays if np.may_share_memory(arguments[i], self.x)]
+            batches = [(i, arguments[i].shape) for i in shared if _whole(arguments[i], self.x)]
+            self.usable &= len(batches) == len(shared)
+            kept = [None if i in shared else a for i, a in enumerate(arguments)]
+            self.calls[name].append((function, kept, batches))
+
+
+def _replayable(step: Step, home: Backend) -> bool:
+    fused = not issubclass(step.op, FusedOp) or step.op.has_kernel(home, step.inputs, step.attributes)
+    return home.has("recorded") and step.op in REPLAYABLE and fused
+
+
+def _whole(array: np.ndarray, x: np.ndarray) -> bool:
+    """Whether an array is all of x in x's order, if in another shape."""
+    return array.ctypes.data == x.ctypes.data and array.size == x.size and array.flags.carray
+
+
+def _play(calls: list[_Noted], x: np.ndarray) -> None:
+    for function, kept, batches in calls:
+        arguments = kept
+        if batches:
+            arguments = list(kept)
+            for i, shape in batches:
+                arguments[i] = x.reshape(shape)
+        function(*arguments)
+
+
+def _places(weights: Sequence[Tensor]) -> list[Any]:
+    """Where weights and their gradients lie, and which of these are wanted."""
+    return [part for w in weights for part in (w.data, w.grad_buffer, w.requires_grad)]
