@@ -16,7 +16,7 @@ from .vectors import COLUMNS, LANES, ROWS, above_zero, load, multiply, multiply_
 
 FEW = 64  # samples whose sums may lie in memory once for each part of the inputs
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
-STRIP = 4 * LANES  # units of a task when there are few samples
+STRIP = 8 * LANES  # units that a single sample meets at once
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
 
 
@@ -25,11 +25,9 @@ def dense(x, w, b, relu: bool):
     x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
     (n, inputs), units = x.shape, w.shape[1]
     y, work = memory.empty((n, units)), x.size * units
-    if n < ROWS:
-        run(_dense_few, workers(8 * work, n * -(-units // STRIP)), x, w, b, y, relu)
-    elif n <= FEW and inputs >= 2 * PART:
+    if n <= FEW and inputs >= 2 * PART:
         parts = memory.empty((inputs // PART, n, units))
-        run(_dense_parts, workers(work, len(parts)), x, w, parts, starts_of(n, inputs))
+        run(_dense_parts, workers(4 * work if n < ROWS else work, len(parts)), x, w, parts, starts_of(n, inputs))
         add_parts(parts, y, b, relu)
     else:
         blocks = -(-units // COLUMNS) * -(-n // ROWS)
@@ -59,45 +57,39 @@ def _dense(worker, tasks, x, w, b, y, starts, relu):
 @compiled
 def _dense_parts(worker, tasks, x, w, parts, starts):
     """parts[i] (N, UNITS) = the products of a part of the inputs: its weights are read once, for all samples."""
-    inputs, number, units = x.shape[1], len(parts), w.shape[1]
+    inputs, (number, n, units) = x.shape[1], parts.shape
     x, w = x.reshape(-1), w.reshape(-1)
     part = next_task(tasks)
     while part < number:
         first, last, y = part * inputs // number, (part + 1) * inputs // number, parts[part].reshape(-1)
-        for f in range(0, units, COLUMNS):
-            multiply(x, first, starts, 0, 1, 1, last - first, w[first * units :], f, units, y, f, False)
+        weights = w[first * units : last * units]
+        if n < ROWS:  # a tile of nine rows would be mostly empty
+            for sample in range(n):
+                for f in range(0, units, STRIP):
+                    _one_row(x[starts[sample] + first :], weights, last - first, y, sample * units + f, f, units)
+        else:
+            for f in range(0, units, COLUMNS):
+                multiply(x, first, starts, 0, 1, 1, last - first, weights, f, units, y, f, False)
         part = next_task(tasks)
 
 
-@compiled
-def _dense_few(worker, tasks, x, w, b, y, relu):
-    """For few samples: a tile of nine rows would be mostly empty, so a sample meets 64 units at a time."""
-    n, inputs = x.shape
-    units = w.shape[1]
-    x, w, y, zero = x.reshape(-1), w.reshape(-1), y.reshape(-1), spread(np.float32(0))
-    task = next_task(tasks)
-    while task < (units + STRIP - 1) // STRIP * n:
-        sample, f = task % n, task // n * STRIP
-        sums = zero, zero, zero, zero
-        for k in range(inputs):
-            sums = _add_row(sums, spread(x[sample * inputs + k]), w, k * units + f, units - f)
-        for k in range(len(sums)):
-            place = f + k * LANES
-            value = sums[k] + load(b, place, units - place)
-            value = where(above_zero(value), value, zero) if relu else value
-            store(y, sample * units + place, value, units - place)
-        task = next_task(tasks)
-
-
 @numba.njit
-def _add_row(sums, value, w, at, count):
-    """sums + value * w[at : at + count], for at most 64 numbers."""
-    return (
-        multiply_add(value, load(w, at, count), sums[0]),
-        multiply_add(value, load(w, at + LANES, count - LANES), sums[1]),
-        multiply_add(value, load(w, at + 2 * LANES, count - 2 * LANES), sums[2]),
-        multiply_add(value, load(w, at + 3 * LANES, count - 3 * LANES), sums[3]),
-    )
+def _one_row(x, w, inputs, y, place, f, units):
+    """y[place : place + 128] = x[:inputs] @ w[:, f : f + 128], with every number of x met by all 128 weights at once."""
+    zero = spread(np.float32(0))
+    a, b, c, d, e, g, h, i = zero, zero, zero, zero, zero, zero, zero, zero
+    for k in range(inputs):
+        value, at, count = spread(x[k]), k * units + f, units - f
+        a = multiply_add(value, load(w, at, count), a)
+        b = multiply_add(value, load(w, at + LANES, count - LANES), b)
+        c = multiply_add(value, load(w, at + 2 * LANES, count - 2 * LANES), c)
+        d = multiply_add(value, load(w, at + 3 * LANES, count - 3 * LANES), d)
+        e = multiply_add(value, load(w, at + 4 * LANES, count - 4 * LANES), e)
+        g = multiply_add(value, load(w, at + 5 * LANES, count - 5 * LANES), g)
+        h = multiply_add(value, load(w, at + 6 * LANES, count - 6 * LANES), h)
+        i = multiply_add(value, load(w, at + 7 * LANES, count - 7 * LANES), i)
+    for k, total in enumerate((a, b, c, d, e, g, h, i)):
+        store(y, place + k * LANES, total, units - f - k * LANES)
 
 
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):

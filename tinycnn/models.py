@@ -154,7 +154,7 @@ class Sequential:
 
     def _plan(self) -> "_Plan":
         """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed."""
-        if self._made_plan is None or self._made_plan.made_from != _Plan.origin(self):
+        if self._made_plan is None or not self._made_plan.holds(self):
             self._made_plan = _Plan(self)
         return self._made_plan
 
@@ -455,7 +455,8 @@ class _Plan:
     """
 
     def __init__(self, model: Sequential) -> None:
-        self.made_from = self.origin(model)
+        self.loss, self.fuse, self.backend = model.loss, model.fuse, model.backend
+        self.layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
         home = model.backend or current()
         own = [step for layer in model.layers for step in layer.steps()]
         every = own + (model.loss.steps(_LABELS) if model.loss else [])
@@ -470,15 +471,20 @@ class _Plan:
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
 
-
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of a model makes a plan of its own
 
-    @staticmethod
-    def origin(model: Sequential) -> Any:
-        """All that a plan depends on, to be compared: with whatever else a user may have changed since."""
-        layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
-        return layers, model.loss, model.fuse, model.backend
+    def holds(self, model: Sequential) -> bool:
+        """Whether all that the plan was made from is as it was: users may change a layer, or its weights."""
+        same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
+        return (
+            same
+            and len(self.layers) == len(model.layers)
+            and all(
+                layer is now and attributes == vars(now) and weights == now.weights
+                for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True)
+            )
+        )
 
 
 def _multiplies(step: Step) -> bool:

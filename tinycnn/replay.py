@@ -19,7 +19,7 @@ from .tensor import Op, Tensor, is_grad_enabled
 REPLAYABLE: tuple[type[Op], ...] = (
     ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D, Reshape,
 )  # fmt: skip
-MOST = 2**20  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
+MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
 
 _Noted = tuple[Callable[..., Any], list[Any], list[tuple[int, tuple[int, ...]]]]
@@ -61,9 +61,10 @@ class Chain:
                 recording = _Recording(self.steps, self.weights)
             self._seen.add(key)
             if recording:
-                y = _Replay.apply(x, *self.weights, recording=recording)
                 lent.append((self, key, recording))
-                return y
+                if is_grad_enabled():
+                    return _Replay.apply(x, *self.weights, recording=recording)
+                return Tensor(recording.forward(x.data, x.backend), backend=x.backend)
         for step in self.steps:
             x = step(x)
         return x
