@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from .compiling import compiled
 from .recording import call
 
-GRAIN = 1_000_000  # multiply-adds, about 20 microseconds: calling another thread for less brings nothing
+GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
 TURNS = 200_000  # looks at what another thread does before going to sleep, about 0.1 ms: waking up takes half as long
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
