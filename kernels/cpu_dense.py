@@ -25,8 +25,8 @@ def dense(x, w, b, relu: bool):
     x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
     (n, inputs), units = x.shape, w.shape[1]
     y, work = memory.empty((n, units)), x.size * units
-    if n <= FEW and inputs >= 2 * PART:
-        parts = memory.empty((inputs // PART, n, units))
+    if n <= FEW:
+        parts = memory.empty((max(inputs // PART, 1), n, units))
         run(_dense_parts, workers(4 * work if n < ROWS else work, len(parts)), x, w, parts, starts_of(n, inputs))
         add_parts(parts, y, b, relu)
     else:
@@ -75,7 +75,7 @@ def _dense_parts(worker, tasks, x, w, parts, starts):
 
 @numba.njit
 def _one_row(x, w, inputs, y, place, f, units):
-    """y[place : place + 128] = x[:inputs] @ w[:, f : f + 128], with every number of x met by all 128 weights at once."""
+    """y[place : place + 128] = x[:inputs] @ w[:, f : f + 128]: every number of x meets all 128 weights at once."""
     zero = spread(np.float32(0))
     a, b, c, d, e, g, h, i = zero, zero, zero, zero, zero, zero, zero, zero
     for k in range(inputs):

@@ -8,7 +8,7 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .threads import next_task, run, workers
-from .vectors import LANES, above_zero, load, spread, store, where
+from .vectors import LANES, above_zero, beats, load, spread, store, where
 
 BLOCK = 16 * 1024  # numbers of a task
 NO_BIAS = np.empty(0, np.float32)
@@ -25,6 +25,7 @@ def add_parts(parts, out, b=NO_BIAS, relu: bool = False) -> None:
 def _add_parts(worker, tasks, parts, b, out, rows, relu):
     number, height, width = parts.shape
     flat, y = parts.reshape(-1), out.reshape(-1)
+    least = spread(np.float32(0 if relu else -np.inf))
     start = next_task(tasks) * rows
     while start < height:
         for row in range(start, min(start + rows, height)):
@@ -33,11 +34,8 @@ def _add_parts(worker, tasks, parts, b, out, rows, relu):
                 total = load(flat, place, count) if number else spread(np.float32(0))
                 for part in range(1, number):
                     total += load(flat, part * height * width + place, count)
-                if b.size:
-                    total += load(b, f, count)
-                if relu:
-                    total = where(above_zero(total), total, spread(np.float32(0)))
-                store(y, place, total, count)
+                total += load(b, f, count if b.size else 0)
+                store(y, place, where(beats(least, total), least, total), count)
         start = next_task(tasks) * rows
 
 

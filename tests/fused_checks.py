@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[type[FusedOp], Shapes]] = {
     "convolution": (ConvReLU, POOLED),
     "Winograd": (ConvBias, WINOGRAD),
     "dense": (DenseReLU, [(11, 20), (20, 33), (33,)]),
+    "dense, many samples": (DenseReLU, [(70, 20), (20, 33), (33,)]),
     "dense, many inputs": (DenseReLU, [(11, 520), (520, 33), (33,)]),
     "dense, few samples": (DenseReLU, [(3, 20), (20, 70), (70,)]),
 }
