@@ -346,7 +346,8 @@ def _paths() -> list[Case]:
              "a tile": ((9, 9), (9, 16), (16,)), "tiles and a rest": ((33, 80), (80, 33), (33,)),
              "many units": ((40, 10), (10, 70), (70,)), "one unit": ((32, 150), (150, 1), (1,)),
              "inputs in parts": ((20, 777), (777, 33), (33,)),
-             "a sample, many units": ((1, 20), (20, 150), (150,)), "many samples": ((70, 20), (20, 33), (33,))}  # fmt: skip
+             "a sample, many units": ((1, 20), (20, 150), (150,)),
+             "many samples": ((70, 20), (20, 33), (33,))}  # fmt: skip
     return [
         *(_convolution("ConvReLUMaxPool2D", *row) for row in pooled),
         *(_convolution(*row) for row in alone),

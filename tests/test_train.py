@@ -14,6 +14,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from gpu_stand_in import importable
 from PIL import Image
 
 from tinycnn import __main__ as every_command
@@ -149,7 +150,7 @@ def test_config_holds_every_setting(finished):
     assert config | {"data": 0, "tinycnn": 0} == {
         "backend": "numpy", "batch_size": 32, "classes": ["plain", "stripes"], "data": 0, "epochs": 2,
         "image_size": 16, "learning_rate": 0.001, "no_augment": False, "out": str(finished), "quiet": False, "seed": 0,
-        "strict": False, "tinycnn": 0, "validation_split": 0.2,
+        "strict": False, "tf32": False, "tinycnn": 0, "validation_split": 0.2,
     }  # fmt: skip
     assert config["tinycnn"] == __version__
     assert Path(config["data"]).is_dir()
@@ -166,6 +167,18 @@ def test_config_holds_what_was_asked_for(tmp_path):
     wanted = {name.replace("-", "_"): value for name, value in asked.items()}
     wanted |= {"no_augment": True, "strict": True, "quiet": True, "backend": "numpy", "data": str(data.resolve())}
     assert settings(out).items() >= wanted.items()
+
+
+def test_no_gpu_is_one_line_and_auto_takes_the_cpu_and_says_so(tmp_path, capfd):
+    data = photos(tmp_path / "data", a=6, b=6)
+    with importable(None):
+        assert run(data, "--out", tmp_path / "none", "--backend", "cupy") == 2
+        said = capfd.readouterr().err
+        assert said.startswith("tinycnn train: backend 'cupy': CuPy is not installed; ")
+        assert said.count("\n") == 1
+        assert not (tmp_path / "none").exists()
+        assert run(data, "--out", tmp_path / "run", "--epochs", 1, "--image-size", 16, "--backend", "auto") == 0
+    assert "backend numba on the CPU; run folder: " in capfd.readouterr().out
 
 
 def test_metrics(finished):

@@ -17,6 +17,7 @@ import numpy as np
 from .errors import BackendError, UsageError
 
 NAMES = ("numpy", "numba", "cupy")
+GPU_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
 class Backend:
@@ -24,6 +25,9 @@ class Backend:
 
     A backend may be partial. Complex numbers, which only gradient checks use, go to the reference.
     """
+
+    device = "the CPU"
+    graph: Any = None  # what records work to launch it as one, where there is such a thing
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
@@ -50,10 +54,26 @@ class Backend:
         """This backend, or numpy for the number types that only the reference knows."""
         return self if dtype in (np.float32, np.float64) else get("numpy")
 
+    def holds(self, data: Any) -> bool:
+        """Whether data is an array of this backend."""
+        return isinstance(data, np.ndarray)
+
     def asarray(self, data: Any) -> Any:
         """Data as an array of this backend, in the byte order of this machine."""
         array = np.asarray(data)
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+    def stored(self, array: np.ndarray) -> Any:
+        """The array where this backend reads rows of it fastest, if there is room; else as it is."""
+        return array
+
+    def rows(self, stored: Any, numbers: np.ndarray) -> Any:
+        """Rows of what `stored` gave, as an array of this backend."""
+        return np.asarray(stored[numbers])
+
+    def number(self, value: float, place: Any) -> Any:
+        """A number as kernels take one that changes from step to step; `place` is what the step before got."""
+        return value
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array of zeros."""
@@ -64,21 +84,98 @@ class Backend:
         return np.asarray(array)
 
 
+class GpuBackend(Backend):
+    """Arrays in the memory of an NVIDIA GPU, and kernels that run there while Python goes on."""
+
+    def __init__(self) -> None:
+        if _tf32:
+            os.environ["CUPY_TF32"] = "1"  # CuPy looks when it makes its first matrix product
+        self.cupy = _cupy()
+        super().__init__("cupy", "cuda")
+        name = self.cupy.cuda.runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
+        self.device = name.decode(errors="replace")
+        self.graph = importlib.import_module(".kernels.cuda_graph", __package__).Graph
+        self._upload = importlib.import_module(".kernels.cuda_upload", __package__).Uploads()
+
+    def for_dtype(self, dtype: np.dtype) -> Backend:
+        if dtype not in (np.float32, np.float64):
+            raise BackendError(f"backend 'cupy' knows no numbers of type {dtype}; use backend 'numpy'")
+        return self
+
+    def holds(self, data: Any) -> bool:
+        return isinstance(data, self.cupy.ndarray)
+
+    def asarray(self, data: Any) -> Any:
+        return data if self.holds(data) else self.cupy.asarray(super().asarray(data))
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.cupy.zeros(shape, dtype)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return self.cupy.asnumpy(array)
+
+    def stored(self, array: np.ndarray) -> Any:
+        free, _ = self.cupy.cuda.runtime.memGetInfo()
+        return self.asarray(array) if array.nbytes < free * GPU_SHARE else array
+
+    def rows(self, stored: Any, numbers: np.ndarray) -> Any:
+        if self.holds(stored):
+            return stored.take(self.asarray(numbers), axis=0)
+        return self._upload(stored, numbers)
+
+    def number(self, value: float, place: Any) -> Any:
+        place = self.zeros((1,), np.float32) if place is None else place
+        place.fill(value)
+        return place
+
+
+def _cupy() -> Any:
+    """CuPy, on a machine where it finds a GPU. Raises BackendError, which says what is missing."""
+    try:
+        import cupy
+    except ImportError as error:
+        reason = "CuPy is not installed" if error.name == "cupy" else f"CuPy cannot be loaded ({error})"
+        raise _no_gpu(f"{reason}; `pip install cupy-cuda13x` (or cupy-cuda12x, as the driver's CUDA is)") from None
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        missing = cupy.cuda.runtime.driverGetVersion() == 0
+        raise _no_gpu("no NVIDIA driver; install one" if missing else f"the GPU does not answer ({error})") from None
+    if not devices:
+        raise _no_gpu("the driver finds no GPU (CUDA_VISIBLE_DEVICES may hide it)")
+    return cupy
+
+
+def _no_gpu(reason: str) -> BackendError:
+    return BackendError(f"backend 'cupy': {reason}; or use 'numba', 'numpy' or 'auto'")
+
+
 _loaded: dict[str, Backend] = {}
 _current: Backend | None = None
 _threads: int | None = None
+_tf32 = False
 
 
 def get(name: str = "auto") -> Backend:
-    """The backend called `name`; "auto" takes numba where it is installed, else numpy.
+    """The backend called `name`; "auto" takes cupy where a GPU answers, else numba, else numpy.
 
     Raises BackendError if this machine cannot run it.
     """
     if name == "auto":
-        name = "numba" if importlib.util.find_spec("numba") else "numpy"
+        name = _best()
     if name not in _loaded:
         _loaded[name] = _load(name)
     return _loaded[name]
+
+
+def _best() -> str:
+    if importlib.util.find_spec("cupy"):
+        try:
+            get("cupy")
+            return "cupy"
+        except BackendError:
+            pass
+    return "numba" if importlib.util.find_spec("numba") else "numpy"
 
 
 def _load(name: str) -> Backend:
@@ -89,7 +186,7 @@ def _load(name: str) -> Backend:
             raise BackendError("backend 'numba': Numba is not installed; `pip install numba`, or use 'numpy'")
         return Backend(name, "cpu")
     if name == "cupy":
-        raise BackendError("backend 'cupy': this version has no GPU kernels; use 'numba', 'numpy' or 'auto'")
+        return GpuBackend()
     raise BackendError(f"backend {name!r} is unknown; use one of {', '.join(NAMES)} or auto")
 
 
@@ -119,6 +216,14 @@ def set_threads(number: int) -> None:
     _threads = number
     if _current is not None and _current.name == "numba":
         _current.set_threads(number)
+
+
+def allow_tf32() -> None:
+    """Let a GPU's matrix products round their factors to TF32's 10 bits: faster, three digits less. From now on."""
+    global _tf32
+    if "cupy" in _loaded:
+        raise UsageError("TF32: say so before the cupy backend is first used")
+    _tf32 = True
 
 
 def one_thread() -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .backend import one_thread
+from .backend import current, one_thread
 from .errors import DataError, UsageError
 from .random import generator
 
@@ -82,7 +82,7 @@ def in_turn(data: Batches, numbers: Iterable[int]) -> Iterator[Any]:
 
     That takes a thread of its own, for data that says `prepares_ahead`: a user's generator stays in the caller's.
     """
-    if not getattr(data, "prepares_ahead", False):
+    if not getattr(data, "prepares_ahead", False) or current().graph:  # a GPU works while Python goes on
         yield from (data.batch(number) for number in numbers)
         return
     with ThreadPoolExecutor(1, "tinycnn-batches") as thread:
@@ -131,7 +131,8 @@ def _array(name: str, data: Any) -> np.ndarray:
 def split_batch(batch: Any) -> Batch:
     """(x, y) of what a stream gave; y is None where it gave x alone."""
     x, y = (*batch, None)[:2] if isinstance(batch, tuple | list) else (batch, None)
-    return np.asarray(x), None if y is None else np.asarray(y)
+    x = x if current().holds(x) else np.asarray(x)
+    return x, None if y is None else np.asarray(y)
 
 
 def validation_split(x: Any, y: Any, share: float) -> tuple[tuple[Any, Any], tuple[Any, Any]]:

@@ -52,8 +52,8 @@ class Parser(argparse.ArgumentParser):
         """--backend and --threads; `auto` says what the command makes of --backend auto."""
         self.add_argument(
             "--backend", default=os.environ.get("TINYCNN_BACKEND", "auto"), choices=("auto", *backend.NAMES),
-            help="what computes: numba is the fast one on a CPU, numpy the reference; auto, the default unless "
-            f"TINYCNN_BACKEND names another, {auto}",
+            help="what computes: numba is the fast one on a CPU, numpy the reference, cupy an NVIDIA GPU; auto, the "
+            f"default unless TINYCNN_BACKEND names another, {auto}",
         )  # fmt: skip
         self.add_argument("--threads", type=whole_number(1), help="how many threads to use (default: every core)")
 
@@ -66,6 +66,8 @@ def use_machine(arguments: argparse.Namespace) -> None:
     """Apply --backend and --threads."""
     if arguments.threads:
         backend.set_threads(arguments.threads)
+    if getattr(arguments, "tf32", False):
+        backend.allow_tf32()
     backend.use_backend(arguments.backend)
 
 

@@ -12,7 +12,6 @@ def predicted_classes(y_pred: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
 def true_classes(y_true: np.ndarray, outputs: int) -> np.ndarray:
     """The class of each label: numbers (N,) or (N, 1), or one-hot rows (N, outputs)."""
-    y_true = np.asarray(y_true)
     one_hot = y_true.ndim == 2 and y_true.shape[1] == outputs > 1
     return y_true.argmax(axis=1) if one_hot else y_true.reshape(len(y_true)).astype(int)
 
@@ -21,7 +20,7 @@ def accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """The share of rows whose predicted class is the true one."""
     if len(y_true) != len(y_pred):
         raise ShapeError(f"accuracy: {len(y_true)} labels for {len(y_pred)} predictions")
-    return float((predicted_classes(y_pred) == true_classes(y_true, y_pred.shape[1])).mean())
+    return (predicted_classes(y_pred) == true_classes(y_true, y_pred.shape[1])).mean()
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import accumulate
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .batches import Batches, as_batches, batches_of, in_turn, split_batch, vali
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
+from .graph import StepGraphs
 from .layers import Input, Layer, Shape
 from .ops import Conv2D, Dense, MatMul
 from .preprocessing.settings import Preprocessing
@@ -25,6 +27,7 @@ from .tensor import Tensor, no_grad
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
+PATIENCE = 0.1  # seconds for which callbacks may be told the numbers of a moment ago, where a GPU has newer ones
 OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
 
@@ -45,7 +48,8 @@ class Sequential:
         self.backend: Backend | None = None
         self.loss: losses.Loss | None = None
         self.metrics: list[str] = []
-        self.fuse = True
+        self.fuse = self.replay = True
+        self._graphs: StepGraphs | None = None
         self._made_plan: _Plan | None = None
         self.stop_training = False
         for layer in layers or ():
@@ -136,12 +140,17 @@ class Sequential:
         metrics: Sequence[str] | None = None,
         *,
         fuse: bool = True,
+        replay: bool = True,
     ) -> None:
-        """Say how to train. `fuse=False` runs every op by itself instead of the fused ones (see fused.py)."""
+        """Say how to train. `fuse=False` runs every op by itself instead of the fused ones (see fused.py).
+
+        `replay=False` works every batch out anew; else one like a batch before is done from a record of it
+        (replay.py), on a GPU as one graph (graph.py). The results are the same bits.
+        """
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
         self.metrics = _metrics(metrics or ())
-        self.fuse = fuse
+        self.fuse, self.replay = fuse, replay
 
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
@@ -162,11 +171,13 @@ class Sequential:
     def _for_a_batch(self) -> Iterator[None]:
         """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
         guarded = self._made_plan is None or self._made_plan.library_products
-        with matrix_threads(self.backend or current()) if guarded else nullcontext(), replays():
+        threads = matrix_threads(self.backend or current()) if guarded else nullcontext()
+        with threads, replays() if self.replay else nullcontext():
             yield
 
     def _input(self, x: Any) -> Tensor:
-        x = np.asarray(x)
+        home = self.backend or current()
+        x = x if home.holds(x) else np.asarray(x)
         if x.ndim == 0 or x.dtype.kind not in "fiub":
             raise DataError(f"x of type {x.dtype} holds no numbers")
         if not self.built and self.layers:
@@ -177,23 +188,32 @@ class Sequential:
             )
         return Tensor(x.astype(np.float32, copy=False), backend=self.backend)
 
-    def _loss_and_predictions(self, x: Any, y: Any) -> tuple[Tensor, np.ndarray]:
-        """The loss of a batch, ready for `backward`, and the predictions, which a fused step may have skipped."""
+    def _checked(self, x: Any, y: Any) -> tuple[Tensor, Any]:
+        """A batch and its labels as the ops take them. Raises DataError, ShapeError."""
         loss = self._compiled_loss()
         if y is None:
             raise DataError("no labels: the data must give (x, y)")
         value = self._input(x)
         if np.shape(y)[:1] != value.shape[:1]:
             raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
-        plan, predictions = self._plan(), np.empty(0)
-        labels = loss.labels(y, plan.outputs)
-        value = plan.start(value)
+        return value, value.backend.asarray(loss.labels(y, self._plan().outputs))
+
+    def _forward(self, value: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and what the first op that goes past the predictions was given."""
+        plan = self._plan()
+        value = before = plan.start(value)
         for i, step in enumerate(plan.to_loss[plan.start.used :], plan.start.used):
-            if i == plan.last and self.metrics:
-                predictions = _run(plan.rest, value)
+            before = value if i == plan.last else before
             inputs = (labels if x is _LABELS else x for x in step.inputs)
             value = step.op.apply(value, *inputs, **step.attributes)
-        return value, predictions
+        return value, before
+
+    def _step(self, x: Any, labels: Any, move: Callable[[list[Tensor]], None]) -> tuple[Any, Any]:
+        """Forward, backward, and `move` for the weights: the loss, and what leads to the predictions."""
+        loss, before = self._forward(Tensor(x, backend=self.backend), labels)
+        loss.backward()
+        move(self.weights)
+        return loss.data, before.data
 
     def _compiled_loss(self) -> losses.Loss:
         if self.loss is None:
@@ -202,25 +222,44 @@ class Sequential:
 
     def train_on_batch(self, x: Any, y: Any) -> list[float]:
         """One step on one batch: [loss, metrics...], as they were before the step."""
+        return _numbers(self._train_on_batch(x, y))
+
+    def _train_on_batch(self, x: Any, y: Any) -> list[Any]:
         with self._for_a_batch():
-            loss, predictions = self._loss_and_predictions(x, y)
-            loss.backward()
-            self.optimizer.update(self.weights)
-            return [loss.item(), *self._measure(y, predictions)]
+            value, labels = self._checked(x, y)
+            if self.replay and value.backend.graph:
+                loss, before = self._step_graphs(value.backend)(value.data, labels)
+            else:
+                loss, before = self._step(value.data, labels, self.optimizer.update)
+            return [loss.copy(), *self._measure(labels, before)]
+
+    def _step_graphs(self, home: Backend) -> StepGraphs:
+        plan, weights = self._plan(), self.weights
+        if self._graphs is None or not self._graphs.hold(home, plan, weights, self.optimizer):
+            self._graphs = StepGraphs(home, plan, self._step, weights, self.optimizer)
+        return self._graphs
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
+        return _numbers(self._test_on_batch(x, y))
+
+    def _test_on_batch(self, x: Any, y: Any) -> list[Any]:
         with no_grad(), self._for_a_batch():
-            loss, predictions = self._loss_and_predictions(x, y)
-            return [loss.item(), *self._measure(y, predictions)]
+            value, labels = self._checked(x, y)
+            loss, before = self._forward(value, labels)
+            return [loss.data.copy(), *self._measure(labels, before.data)]
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
         with no_grad(), self._for_a_batch():
             return self(x).numpy().copy()
 
-    def _measure(self, y: Any, predictions: np.ndarray) -> list[float]:
-        return [metrics.METRICS[name](np.asarray(y), predictions) for name in self.metrics]
+    def _measure(self, labels: Any, before: Any) -> list[Any]:
+        """The metrics, from labels as the loss wants them and from what leads to the predictions."""
+        if not self.metrics:
+            return []
+        predictions = _run(self._plan().rest, Tensor(before, backend=self.backend))
+        return [metrics.METRICS[name](labels, predictions) for name in self.metrics]
 
     @property
     def metrics_names(self) -> list[str]:
@@ -280,17 +319,19 @@ class Sequential:
 
     def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
+        train = self._train_on_batch if current().graph else self.train_on_batch  # a GPU's numbers can wait
         for step, batch in enumerate(in_turn(data, numbers)):
             x, y = split_batch(batch)
-            means.add(self.train_on_batch(x, y), len(x))
-            _tell(callbacks, "on_train_batch_end", step, {**means.values(), "images": means.count})
+            means.add(train(x, y), len(x))
+            _tell(callbacks, "on_train_batch_end", step, {**means.recent(), "images": means.count})
         return means.values()
 
     def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
         means = _RunningMeans(self.metrics_names)
+        test = self._test_on_batch if current().graph else self.test_on_batch
         for batch in in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose)):
             x, y = split_batch(batch)
-            means.add(self.test_on_batch(x, y), len(x))
+            means.add(test(x, y), len(x))
         return means.values()
 
     def evaluate(
@@ -358,7 +399,8 @@ class Sequential:
         loss, optimizer = self._compiled_loss(), type(self.optimizer)
         if optimizer not in optimizers.OPTIMIZERS.values() or type(loss) not in losses.LOSSES.values():
             raise UsageError("save_checkpoint: only tinycnn's own optimizers and losses can be saved")
-        state = {OPTIMIZER + name: array for name, array in self.optimizer.named_arrays()}
+        home = self.backend or current()
+        state = {OPTIMIZER + name: home.to_numpy(array) for name, array in self.optimizer.named_arrays()}
         training = {
             "epoch": epoch,
             "seed": self.seed,
@@ -494,24 +536,45 @@ def _multiplies(step: Step) -> bool:
 
 
 class _RunningMeans:
-    """Means over all samples so far of numbers that come batch by batch."""
+    """Means over all samples so far of numbers that come batch by batch.
+
+    A GPU's numbers stay there until somebody looks, since looking waits for all that the GPU was asked to do.
+    """
 
     def __init__(self, names: list[str]) -> None:
         self.names, self.sums, self.count = names, [0.0] * len(names), 0
+        self.waiting: list[tuple[list[Any], int]] = []
+        self.looked, self.known = -PATIENCE, {}  # type: float, dict[str, float]
 
-    def add(self, values: list[float], samples: int) -> None:
-        self.sums = [total + value * samples for total, value in zip(self.sums, values, strict=True)]
+    def add(self, values: list[Any], samples: int) -> None:
+        self.waiting.append((values, samples))
         self.count += samples
 
     def values(self) -> dict[str, float]:
-        return {name: total / self.count for name, total in zip(self.names, self.sums, strict=True)}
+        for values, samples in self.waiting:
+            numbers = _numbers(values)
+            self.sums = [total + value * samples for total, value in zip(self.sums, numbers, strict=True)]
+        self.waiting = []
+        self.known = {name: total / self.count for name, total in zip(self.names, self.sums, strict=True)}
+        return self.known
+
+    def recent(self) -> dict[str, float]:
+        """The values; for numbers on a GPU, those of a moment ago if that is not long."""
+        if isinstance(self.waiting[-1][0][0], np.ndarray | np.generic) or monotonic() - self.looked > PATIENCE:
+            self.looked = monotonic()
+            return self.values()
+        return self.known
 
 
-def _run(steps: list[Step], value: Tensor) -> np.ndarray:
+def _run(steps: list[Step], value: Tensor) -> Any:
     with no_grad():
         for step in steps:
             value = step(value)
-    return value.numpy()
+    return value.data
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _metrics(names: Sequence[str]) -> list[str]:

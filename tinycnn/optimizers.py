@@ -30,14 +30,24 @@ class Optimizer:
         self.state: dict[str, list[Any]] = {}  # for each slot, a view for each weight
         self._flat: dict[str, Any] = {}
         self._views: dict[str, list[Any]] = {"weights": [], "gradients": []}
+        self._rate: Any = None  # of the step that has begun
 
     def update(self, weights: Sequence[Tensor]) -> None:
         """One step, in place, along the weights' `.grad`. The weights must be the same at each call."""
-        views, buffers = self._views["weights"], self._views["gradients"]
+        self.begin(weights)
+        self.move(weights)
+
+    def begin(self, weights: Sequence[Tensor]) -> None:
+        """The part of a step that is another one each time, so that a GPU can do `move` from a record of it."""
+        views = self._views["weights"]
         if len(views) != len(weights) or any(w.data is not view for w, view in zip(weights, views, strict=True)):
             self._take(weights)
-            views, buffers = self._views["weights"], self._views["gradients"]
         self.iterations += 1
+        self._rate = weights[0].backend.number(self._next_rate(), self._rate) if weights else None
+
+    def move(self, weights: Sequence[Tensor]) -> None:
+        """Move the weights along their `.grad`, by what `begin` made ready."""
+        buffers = self._views["gradients"]
         for weight, buffer in zip(weights, buffers, strict=True):
             if weight.grad is not None and weight.grad is not buffer:
                 buffer[...] = weight.grad
@@ -74,12 +84,16 @@ class Optimizer:
         if end > start:
             yield slice(start, end)
 
+    def _next_rate(self) -> float:
+        """The factor of this step."""
+        return self.learning_rate
+
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         """One step for flat arrays of weights, gradients and state, in place."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_flat": {}, "_views": {"weights": [], "gradients": []}}  # a copy's views would be arrays
+        return vars(self) | {"_flat": {}, "_views": {"weights": [], "gradients": []}, "_rate": None}
 
     def named_arrays(self) -> Iterator[tuple[str, Any]]:
         """Every array of the state, with a name: ("m.0", ...), ("m.1", ...), ..."""
@@ -98,7 +112,7 @@ class Optimizer:
         if {name: a.shape for name, a in mine.items()} != {name: a.shape for name, a in arrays.items()}:
             raise DataError("the optimizer's state does not fit the weights")
         for name, array in mine.items():
-            array[...] = arrays[name]
+            array[...] = weights[0].backend.asarray(arrays[name])
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
@@ -120,10 +134,12 @@ class Adam(Optimizer):
         self.beta_1, self.beta_2 = _fraction(beta_1, "Adam: beta_1"), _fraction(beta_2, "Adam: beta_2")
         self.epsilon = _positive(epsilon, "Adam: epsilon")
 
-    def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
+    def _next_rate(self) -> float:
         correction = sqrt(1 - self.beta_2**self.iterations) / (1 - self.beta_1**self.iterations)
-        rate = self.learning_rate * correction
-        backend.adam_update(w, g, *state, rate, self.beta_1, self.beta_2, self.epsilon)
+        return self.learning_rate * correction
+
+    def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
+        backend.adam_update(w, g, *state, self._rate, self.beta_1, self.beta_2, self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
         betas = {"beta_1": self.beta_1, "beta_2": self.beta_2}
@@ -140,7 +156,7 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = _fraction(momentum, "SGD: momentum"), bool(nesterov)
 
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
-        backend.sgd_update(w, g, *state, self.learning_rate, self.momentum, self.nesterov)
+        backend.sgd_update(w, g, *state, self._rate, self.momentum, self.nesterov)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

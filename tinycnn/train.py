@@ -80,6 +80,7 @@ def parser() -> Parser:
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     p.add_strict_option()
     p.add_machine_options()
+    p.add_argument("--tf32", action="store_true", help="on a GPU: faster matrix products, less exact (TF32)")
     return p
 
 
@@ -103,7 +104,9 @@ def train(options: argparse.Namespace) -> None:
         _make_run_folder(out)
         storage.write_atomically(out / "config.toml", tomli_w.dumps(_settings(options, training)))
         _list_skipped(out / "skipped.txt", training.skipped + test.skipped)
-        print(f"Training on {training.n} images, backend {current().name}; run folder: {show(out)}")
+        print(
+            f"Training on {training.n} images, backend {current().name} on {current().device}; run folder: {show(out)}"
+        )
         history = _fit(model, training, test, options, out)
         _finish(model, training, test, history, out, time.perf_counter() - began)
 

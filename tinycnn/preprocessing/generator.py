@@ -160,7 +160,7 @@ class ImageDataGenerator:
         if x.ndim != 3:
             raise DataError(f"an image has shape (height, width, channels), not {x.shape}")
         matrices = affine_matrices(transform_parameters, *x.shape[:2])[None]
-        y = self._warp(x[None], matrices, 1.0)[0]
+        y = backend.current().to_numpy(self._warp(x[None], matrices, 1.0))[0]
         intensity, brightness = (transform_parameters.get(k) for k in ("channel_shift_intensity", "brightness"))
         return self._recolour(y, intensity, brightness).astype(self.dtype, copy=False)
 
@@ -200,6 +200,7 @@ class ImageDataGenerator:
         else:
             x = to_float(images, rescale)
         if not simple:
+            x = backend.current().to_numpy(x)  # a user's function, and what works on a sample alone, know NumPy
             for i in range(len(x)):
                 x[i] = self.standardize(x[i] if drawn is None else self._recolour_sample(x[i], drawn, i))
         return x.astype(self.dtype, copy=False)
@@ -236,7 +237,8 @@ class ImageDataGenerator:
     def _warp(self, images: np.ndarray, matrices: np.ndarray, scale: float) -> np.ndarray:
         if images.dtype != np.uint8:
             images = images.astype(np.float32, copy=False)
-        return backend.current().warp(images, matrices, self.fill_mode, self.cval, scale)
+        home = backend.current()
+        return home.warp(home.asarray(images), matrices, self.fill_mode, self.cval, scale)
 
     def _recolour_sample(self, x: np.ndarray, drawn: dict[str, Any], i: int) -> np.ndarray:
         intensity, brightness = (drawn[name] for name in ("channel_shift_intensity", "brightness"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from ..backend import current
 from ..errors import DataError, UsageError
 from ..random import generator as random_generator
 from .augment import DRAWS
@@ -42,6 +43,7 @@ class Iterator:
         self.shuffle = bool(shuffle)
         self.seed = seed
         self.image_data_generator = image_data_generator
+        self._stored: tuple[Any, Any] | None = None  # a backend, and the images where it reads them fastest
         self._position = 0  # number of the batch that comes next
         self._lock = threading.Lock()
         self._order: tuple[int, np.ndarray] = -1, np.arange(n)
@@ -103,9 +105,16 @@ class Iterator:
             self._draws = number, draws
         return draws
 
-    def _images(self, samples: np.ndarray) -> np.ndarray:
+    def _images(self, samples: np.ndarray) -> Any:
         """The stored images (N, H, W, C) of these samples."""
         raise NotImplementedError
+
+    def _taken(self, images: np.ndarray, rows: np.ndarray) -> Any:
+        """Rows of all images, which a GPU keeps in its own memory."""
+        home = current()
+        if self._stored is None or self._stored[0] is not home:
+            self._stored = home, home.stored(images)
+        return home.rows(self._stored[1], rows)
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         """The finished batch with its labels."""
@@ -214,8 +223,8 @@ class DirectoryIterator(Iterator):
         more = f"; and {len(self.skipped) - 3} more (see .skipped)" if len(self.skipped) > 3 else ""
         return f"Skipped {len(self.skipped)} unreadable file{'s' if len(self.skipped) > 1 else ''}: {shown}{more}"
 
-    def _images(self, samples: np.ndarray) -> np.ndarray:
-        return np.asarray(self._cache[self._rows[samples]])
+    def _images(self, samples: np.ndarray) -> Any:
+        return self._taken(self._cache, self._rows[samples])
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         if self.class_mode is None:
@@ -260,8 +269,8 @@ class NumpyArrayIterator(Iterator):
         self.y = y
         self.image_shape = x.shape[1:]
 
-    def _images(self, samples: np.ndarray) -> np.ndarray:
-        return self.x[samples]
+    def _images(self, samples: np.ndarray) -> Any:
+        return self._taken(self.x, samples)
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         return x if self.y is None else (x, self.y[samples])

@@ -1,0 +1,60 @@
+"""A whole training step as one launch: on a GPU, each kind of batch is recorded once and then replayed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .backend import Backend
+from .optimizers import Optimizer
+from .tensor import Tensor
+
+KEPT = 4  # graphs: each holds all the memory of its step
+
+Step = Callable[..., tuple[Any, ...]]
+
+
+class StepGraphs:
+    """The graphs of a model's training step, one for each kind of batch; on a CPU, none.
+
+    `step(x, labels, move)` is forward, backward and `move`, which takes the weights along their gradients. The first
+    batch of a kind is trained on as ever, the second is recorded as well, the others replay.
+    """
+
+    def __init__(self, home: Backend, plan: Any, step: Step, weights: Sequence[Tensor], optimizer: Optimizer) -> None:
+        self.home, self.plan, self.step, self.weights, self.optimizer = home, plan, step, weights, optimizer
+        self.config = optimizer.get_config()
+        self.places: list[Any] = []
+        self._seen: set[Any] = set()
+        self._graphs: dict[Any, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copy of a model records graphs of its own
+
+    def hold(self, home: Backend, plan: Any, weights: Sequence[Tensor], optimizer: Optimizer) -> bool:
+        """Whether what the graphs were recorded for is still so; the learning rate may change."""
+        same = (self.home, self.plan, self.optimizer, self.weights) == (home, plan, optimizer, weights)
+        config = optimizer.get_config() | {"learning_rate": self.config["learning_rate"]}
+        return same and config == self.config
+
+    def __call__(self, x: Any, labels: Any) -> tuple[Any, ...]:
+        """One step; what it returns is overwritten by the next."""
+        key, places = (x.shape, labels.shape), self._places()
+        if not (len(places) == len(self.places) and all(a is b for a, b in zip(places, self.places, strict=True))):
+            self._graphs, self._seen = {}, set()
+        if key in self._graphs:
+            self.optimizer.begin(self.weights)
+            return self._graphs[key](x, labels)
+        if key not in self._seen or len(self._graphs) == KEPT:
+            self._seen.add(key)
+            result = self.step(x, labels, self.optimizer.update)
+            self.places = self._places()  # a first update gives the weights another one
+            return result
+        graph = self.home.graph(
+            lambda x, labels: self.step(x, labels, self.optimizer.update),
+            lambda x, labels: self.step(x, labels, self.optimizer.move),
+            (x, labels),
+        )
+        self._graphs[key] = graph
+        return graph.result
+
+    def _places(self) -> list[Any]:
+        return [part for w in self.weights for part in (w.data, w.requires_grad)]
