@@ -43,6 +43,9 @@ OPTIONS = (  # settings of Numba that change the code it makes
 )  # fmt: skip
 
 
+LEVEL = 2  # of LLVM's optimisation: kernels choose their vectors themselves; level 3 takes longer, for the same speed
+
+
 def compiled(function: Callable) -> Any:
     """`numba.njit` for kernels: without Python's lock, and with code that is kept on disk.
 
@@ -50,6 +53,8 @@ def compiled(function: Callable) -> Any:
     variables of a function around it, is compiled in each process: nothing here would notice that it changed.
     """
     kernel: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    if compiler := getattr(kernel, "_compiler", None):
+        compiler.compile = _at_level(compiler.compile)
     beside = Path(function.__code__.co_filename).absolute().parent == HERE
     if beside and not function.__closure__ and kernel is not function:  # NUMBA_DISABLE_JIT gives the function itself
         if obstacle := _obstacle(kernel):
@@ -57,6 +62,21 @@ def compiled(function: Callable) -> Any:
         else:
             kernel._cache = _KernelCache(function, kernel.targetoptions)
     return kernel
+
+
+def _at_level(compile_: Callable) -> Callable:
+    """The same, at LEVEL, unless the user has chosen another by NUMBA_OPT."""
+
+    def compile_at_level(*arguments: Any) -> Any:
+        before = numba.config.OPT
+        if "NUMBA_OPT" not in os.environ:
+            numba.config.OPT = type(before)(min(before, LEVEL))
+        try:
+            return compile_(*arguments)
+        finally:
+            numba.config.OPT = before
+
+    return compile_at_level
 
 
 def _obstacle(kernel: Any) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from checks import ROOT
 from numba.core import caching
-from tinycnn.kernels import compiling
+from tinycnn.kernels import compiling, cpu_dense
 
 from tinycnn.datasets import fish
 
@@ -458,3 +458,23 @@ def test_kernels_lie_beside_the_drawn_fish(platform, variable, tmp_path, monkeyp
     assert compiling.cache_folder() == fish.cache_folder() / "kernels"
     monkeypatch.setenv("TINYCNN_CACHE", str(tmp_path / "mine"))
     assert compiling.cache_folder() == tmp_path / "mine" / "kernels"
+
+
+def test_kernels_are_compiled_at_their_own_level_and_the_setting_comes_back(monkeypatch):
+    levels = []
+
+    def compile_(*arguments):
+        levels.append(numba.config.OPT)
+        if arguments:
+            raise LookupError
+
+    before = numba.config.OPT
+    monkeypatch.delenv("NUMBA_OPT", raising=False)
+    compiling._at_level(compile_)()
+    with pytest.raises(LookupError):
+        compiling._at_level(compile_)(1)
+    monkeypatch.setenv("NUMBA_OPT", "3")
+    compiling._at_level(compile_)()
+    assert levels == [compiling.LEVEL, compiling.LEVEL, before]
+    assert numba.config.OPT == before
+    assert cpu_dense._dense._compiler.compile.__name__ == "compile_at_level"
