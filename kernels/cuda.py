@@ -6,6 +6,7 @@ has run once can be recorded in a CUDA graph. Sums are made of parts whose numbe
 order: the same bits in every run. Unless said otherwise arrays are float32, in any memory layout.
 """
 
+import os
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from itertools import product
@@ -20,7 +21,8 @@ from .shapes import Windows
 PROCESSORS = 132  # of the GPU that tiles are chosen for; a constant, so that sums are cut alike on every other one
 SHARED = 46 * 1024  # bytes of shared memory for a block's tiles: less than the 48 KiB that need no asking
 THREADS = 256  # of a block whose threads work each for itself
-LIBRARY = 256  # samples from which a library's matrix product beats dense.cu
+LIBRARY = 256  # samples from which, with TF32, a library's matrix product beats dense.cu; no graph can record it
+TF32 = os.environ.get("CUPY_TF32") == "1"
 NOTHING = np.intp(0)  # a null pointer
 ALONE = Windows(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1)  # a pool of 1x1: none
 Pair = tuple[int, int]
@@ -353,7 +355,7 @@ def dense(x, w, b, relu: bool):
     x, w, b = _ready(x), _ready(w), _ready(b)
     (n, inputs), units = x.shape, w.shape[1]
     y = _empty((n, units))
-    if n >= LIBRARY:
+    if TF32 and n >= LIBRARY:
         cupy.dot(x, w, out=y)
         _launch_flat(_kernel("dense.cu", "add_bias"), y.size, y, b, units, int(relu))
         return y
@@ -379,7 +381,7 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     (n, inputs), units = x.shape, w.shape[1]
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (units,))
     gx = _empty(x.shape) if input_needed else None
-    if n >= LIBRARY:
+    if TF32 and n >= LIBRARY:
         g = _relu_gradient(gy, y) if relu else gy
         cupy.dot(x.T, g, out=gw)
         _add_pieces(g, gb, gb)

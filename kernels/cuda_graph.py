@@ -10,7 +10,8 @@ class Graph:
     """What `work(*inputs)` launches, as a CUDA graph with memory of its own; a call launches it for other inputs.
 
     `first(*inputs)` does the same work before, at once and with its effects: it takes from CuPy's pool the memory
-    that recording then finds there, and compiles what is not compiled. Its result is in `result`.
+    that recording then finds there, and compiles what is not compiled. Its result is in `result`. `recorded` is False
+    where the work uses what CuPy cannot record, such as a library's matrix product: then it must not be called.
     """
 
     def __init__(self, first: Callable[..., Any], work: Callable[..., Any], inputs: Sequence[Any]) -> None:
@@ -24,6 +25,9 @@ class Graph:
             stream.begin_capture()
             try:
                 self._outputs = work(*self.inputs)
+                self.recorded = True
+            except NotImplementedError:
+                self.recorded = False
             finally:
                 self._graph = stream.end_capture()
 

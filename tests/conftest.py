@@ -33,3 +33,21 @@ def small_photos(tmp_path_factory) -> Path:
                 pixels[:, ::6] += 70 * (kind == "stripes")
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / split / kind / f"{i:02}.png")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Says how far the CUDA kernels were tried: a machine without a GPU, a compiler or nvcc tries less."""
+    parts = {
+        "compiled for GPUs": "test_cuda_compile.py",
+        "run on the processor": "test_cuda",
+        "run on a GPU": "test_gpu",
+    }
+    counts = {what: dict.fromkeys(("passed", "failed", "skipped"), 0) for what in parts}
+    for outcome in counts["run on a GPU"]:
+        for report in terminalreporter.stats.get(outcome, ()):
+            file = report.nodeid.split("::")[0].rpartition("/")[2]
+            if what := next((what for what, start in parts.items() if file.startswith(start)), None):
+                counts[what][outcome] += 1
+    if any(any(found.values()) for found in counts.values()):
+        told = (f"{what} " + ", ".join(f"{n} {o}" for o, n in found.items() if n) for what, found in counts.items())
+        terminalreporter.write_line("CUDA kernels: " + "; ".join(line for line in told if line[-1] != " "))

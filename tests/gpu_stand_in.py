@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import WeakSet
 
 import numpy as np
 from host_cupy import HostCupy, HostKernel, HostModule
@@ -20,14 +21,22 @@ from tinycnn import backend
 ABOVE = tuple(f"tinycnn.kernels.{name}" for name in ("cuda", "cuda_graph", "cuda_upload"))  # what imports CuPy
 
 
+HOMES: WeakSet["HostGpu"] = WeakSet()
+
+
 class DeviceArray(np.ndarray):
     """An array in the GPU's memory."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         _no_host_arrays(ufunc.__name__, (*inputs, *(out or ())))
+        if ufunc is np.matmul and any(home.recording is not None for home in HOMES):
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         options |= {"out": tuple(map(_plain, out))} if out else {}
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)
         return out[0] if out else _device(result)
+
+    def __matmul__(self, other):
+        return np.matmul(self, other)
 
     def __array_function__(self, function, types, arguments, options):
         _no_host_arrays(function.__name__, (*arguments, *options.values()))
@@ -76,6 +85,7 @@ class HostGpu(HostCupy):
     def __init__(self, cache: Any) -> None:
         super().__init__(cache)
         self.__spec__ = ModuleSpec("cupy", None)
+        HOMES.add(self)
         self.uploads: list[int] = []
         self.devices, self.driver, self.free = 1, 13000, 2**30
         self.recording: list[Any] | None = None
@@ -130,6 +140,8 @@ class HostGpu(HostCupy):
         return np.array(_plain(data))
 
     def dot(self, a, b, out) -> None:
+        if self.recording is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         np.dot(_plain(a), _plain(b), out=_plain(out))
 
     def RawModule(self, **options) -> HostModule:  # noqa: N802

@@ -476,5 +476,5 @@ def test_kernels_are_compiled_at_their_own_level_and_the_setting_comes_back(monk
     monkeypatch.setenv("NUMBA_OPT", "3")
     compiling._at_level(compile_)()
     assert levels == [compiling.LEVEL, compiling.LEVEL, before]
-    assert numba.config.OPT == before
+    assert before == numba.config.OPT
     assert cpu_dense._dense._compiler.compile.__name__ == "compile_at_level"

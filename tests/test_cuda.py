@@ -54,7 +54,8 @@ def test_winners_are_the_first_of_the_largest_and_none_where_relu_stops(instead_
     check_winners(POOLED)
 
 
-def test_the_library_makes_the_products_of_large_batches(instead_of_numba):
+def test_with_tf32_the_library_makes_the_products_of_large_batches(instead_of_numba, monkeypatch):
+    monkeypatch.setattr(instead_of_numba, "TF32", True)
     check_exact(DenseReLU, 0, [(instead_of_numba.LIBRARY, 5), (5, 7), (7,)], {})
     assert {"add_bias", "relu_gradient"} <= set(instead_of_numba.cupy.launches)
 

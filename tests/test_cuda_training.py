@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from host_cupy import cache_of_kernels  # noqa: F401
 from networks import compiled, fish, photos, same_bits, tiny, using
 
 from tinycnn import Tensor, backend
+from tinycnn.callbacks import Callback
 from tinycnn.errors import BackendError, UsageError
 from tinycnn.models import Sequential, load_checkpoint, load_model
 from tinycnn.optimizers import SGD, Adam
@@ -138,6 +140,45 @@ def test_several_classes_agree_with_the_cpu(gpu):
             return [np.array([model.train_on_batch(x, y) for _ in range(3)]), *model.get_weights()]
 
     assert_near(work("cupy"), work("numba"))
+
+
+@pytest.mark.parametrize("options", [{"fuse": False}, {}], ids=["plain ops", "many samples, TF32"])
+def test_what_cannot_be_recorded_is_launched_step_by_step(gpu, monkeypatch, options):
+    """CuPy refuses a library's matrix products in a graph."""
+    kernels = backend.get("cupy")._kernels
+    monkeypatch.setattr(kernels, "TF32", True)
+    monkeypatch.setattr(kernels, "LIBRARY", 8)
+
+    def work(replay):
+        model = tiny()
+        model.compile("adam", "binary_crossentropy", replay=replay, **options)
+        losses = [model.train_on_batch(*photos(8, key=key)) for key in range(5)]
+        return [np.array(losses), *model.get_weights()]
+
+    assert same_bits(work(True), work(False))
+    assert not any(graph.launches for graph in gpu.graphs)
+
+
+def test_what_callbacks_are_told_may_be_old_but_the_end_of_an_epoch_is_exact(gpu, monkeypatch):
+    """And batches are made in the thread that trains: the GPU works meanwhile."""
+    monkeypatch.setattr("tinycnn.models.PATIENCE", 1e9)
+    made, told = set(), []
+
+    class Told(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            told.append(logs["loss"])
+
+    def work(replay):
+        flow = ImageDataGenerator(rescale=1 / 255).flow((photos(40)[0] * 200).astype(np.uint8), photos(40)[1], 8)
+        batch = flow.batch
+        monkeypatch.setattr(flow, "batch", lambda number: (made.add(threading.get_ident()), batch(number))[1])
+        model = compiled(replay=replay)
+        told.clear()
+        return model.fit(flow, epochs=2, verbose=0, callbacks=[Told()]).history
+
+    assert work(True) == work(False)
+    assert len(set(told[:5])) == 1
+    assert made == {threading.get_ident()}
 
 
 def test_a_folders_images_are_uploaded_once(gpu, small_photos):

@@ -249,7 +249,7 @@ def matrix_threads(backend: Backend) -> Iterator[None]:
 
     Beside compiled kernels that is one: the library's idle workers spin, and would take a core from the kernels.
     """
-    number = 1 if backend.name == "numba" else _threads
+    number = 1 if backend.name == "numba" else _threads if backend.name == "numpy" else None
     if number is None:
         yield
         return

@@ -16,7 +16,8 @@ class StepGraphs:
     """The graphs of a model's training step, one for each kind of batch; on a CPU, none.
 
     `step(x, labels, move)` is forward, backward and `move`, which takes the weights along their gradients. The first
-    batch of a kind is trained on as ever, the second is recorded as well, the others replay.
+    batch of a kind is trained on as ever, the second is recorded as well, the others replay; unless the step cannot be
+    recorded, as one with plain convolutions, whose matrix products are a library's.
     """
 
     def __init__(self, home: Backend, plan: Any, step: Step, weights: Sequence[Tensor], optimizer: Optimizer) -> None:
@@ -25,6 +26,7 @@ class StepGraphs:
         self.places: list[Any] = []
         self._seen: set[Any] = set()
         self._graphs: dict[Any, Any] = {}
+        self._never: set[Any] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of a model records graphs of its own
@@ -43,7 +45,7 @@ class StepGraphs:
         if key in self._graphs:
             self.optimizer.begin(self.weights)
             return self._graphs[key](x, labels)
-        if key not in self._seen or len(self._graphs) == KEPT:
+        if key not in self._seen or key in self._never or len(self._graphs) == KEPT:
             self._seen.add(key)
             result = self.step(x, labels, self.optimizer.update)
             self.places = self._places()  # a first update gives the weights another one
@@ -53,7 +55,10 @@ class StepGraphs:
             lambda x, labels: self.step(x, labels, self.optimizer.move),
             (x, labels),
         )
-        self._graphs[key] = graph
+        if graph.recorded:
+            self._graphs[key] = graph
+        else:
+            self._never.add(key)
         return graph.result
 
     def _places(self) -> list[Any]:
