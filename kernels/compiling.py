@@ -68,13 +68,14 @@ def _at_level(compile_: Callable) -> Callable:
     """The same, at LEVEL, unless the user has chosen another by NUMBA_OPT."""
 
     def compile_at_level(*arguments: Any) -> Any:
-        before = numba.config.OPT
+        config: Any = numba.config
+        before = config.OPT
         if "NUMBA_OPT" not in os.environ:
-            numba.config.OPT = type(before)(min(before, LEVEL))
+            config.OPT = type(before)(min(before, LEVEL))
         try:
             return compile_(*arguments)
         finally:
-            numba.config.OPT = before
+            config.OPT = before
 
     return compile_at_level
 
