@@ -40,14 +40,14 @@ def conv_relu_max_pool2d(x, w, b, win: Windows, pool: Windows):
     """
     if winograd_fits(w, win) and (pool.kh, pool.kw, pool.sh, pool.sw) == (2, 2, 2, 2):
         return winograd(_padded(x, win), w, b, pooled=True, relu=True)
-    return _run_direct(x, w, b, win, pool.oh, pool.ow, (pool.kh, pool.kw, pool.sh, pool.sw), relu=True)
+    return _run_direct(x, w, b, win, pool.oh, pool.ow, (pool.kh, pool.kw, pool.sh, pool.sw), True, True)
 
 
 def conv2d(x, w, b, win: Windows, relu: bool):
     """conv2d(x, w) + b, then ReLU if wanted: (N, H, W, C), (KH, KW, C, F), (F,) -> (N, OH, OW, F)."""
     if winograd_fits(w, win):
         return winograd(_padded(x, win), w, b, pooled=False, relu=relu)[0]
-    return _run_direct(x, w, b, win, win.oh, win.ow, (1, 1, 1, 1), relu=relu)[0]
+    return _run_direct(x, w, b, win, win.oh, win.ow, (1, 1, 1, 1), relu, False)[0]
 
 
 def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, gw=None, gb=None):
@@ -138,12 +138,13 @@ def _taps(win: Windows, width: int, c: int):
     return line * width * c + q
 
 
-def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu):
+def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu: bool, winners: bool):
     ph, pw, psh, psw = pool
     padded, filters = _padded(x, win), w.shape[3]
     n, _, _, c = padded.shape
     columns = (ow - 1) * psw + pw  # of the convolution, that pooling needs
-    y, winner = memory.empty((n, oh, ow, filters)), memory.empty((n, oh, ow, filters), np.int8)
+    y = memory.empty((n, oh, ow, filters))
+    winner = memory.empty(y.shape if winners else (0, 0, 0, 0), np.int8)
     team = workers(n * oh * ph * columns * filters * win.taps * c, n * oh)
     rows = memory.empty((team, ph * columns * filters))
     starts = starts_of(columns, win.sw * c)

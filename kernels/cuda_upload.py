@@ -1,5 +1,6 @@
 """Rows of an array on their way to the GPU, through memory that it reads by itself while Python goes on."""
 
+import threading
 from math import prod
 from typing import Any
 
@@ -14,9 +15,14 @@ class Uploads:
         self._buffers: list[Any] = [None, None]
         self._events: list[Any] = [None, None]
         self._turn = 0
+        self._lock = threading.Lock()
 
     def __call__(self, array: np.ndarray, rows: np.ndarray) -> Any:
-        """array[rows] as an array of the GPU."""
+        """array[rows] as an array of the GPU, for rows from 0 to the last."""
+        with self._lock:
+            return self._send(array, rows)
+
+    def _send(self, array: np.ndarray, rows: np.ndarray) -> Any:
         self._turn = 1 - self._turn
         if self._events[self._turn] is not None:
             self._events[self._turn].synchronize()  # what was sent from this buffer has arrived

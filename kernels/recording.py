@@ -25,7 +25,7 @@ def recorded() -> Iterator[list[Call]]:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:
-    """function(*arguments), noted down: all that kernels do to arrays goes through here."""
+    """function(*arguments), noted down. What kernels do to arrays in another way is not replayed."""
     calls = getattr(_own, "calls", None)
     if calls is not None:
         calls.append((function, arguments))

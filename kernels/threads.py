@@ -111,9 +111,9 @@ def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
             _helpers.append(jobs_of_one)  # only now: nobody would read the jobs of a thread that did not start
         _state[:] = _state[0] + 1, 0
         jobs = [_Job(_state[0], kernel, worker, arguments) for worker in range(1, team)]
-        for job, helper in zip(jobs, _helpers, strict=False):
-            helper.put(job)
         try:
+            for job, helper in zip(jobs, _helpers, strict=False):
+                helper.put(job)
             kernel(0, _state[1:], *arguments)
         finally:
             failures = [failure for failure in map(_outcome, jobs) if failure]
@@ -140,10 +140,10 @@ def _outcome(job: _Job) -> BaseException | None:
     if job.taken.acquire(blocking=False):
         del job.call
         return None
-    _await(job.done, TURNS)
     interrupt: BaseException | None = None
     while True:
         try:
+            _await(job.done, TURNS)
             return job.outcome.get() or interrupt
         except KeyboardInterrupt as error:  # the helper would go on, and take tasks of the next kernel
             interrupt = error

@@ -112,6 +112,9 @@ class HostGpu(HostCupy):
             raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
         return self.devices
 
+    def get_default_memory_pool(self) -> SimpleNamespace:
+        return SimpleNamespace(free_all_blocks=lambda: None)
+
     def empty(self, shape, dtype=np.float32) -> DeviceArray:
         return super().empty(shape, dtype).view(DeviceArray)
 

@@ -11,9 +11,11 @@ import pytest
 from networks import compiled, photos, same_bits, using
 from tinycnn.kernels import recording, threads
 
-from tinycnn import Tensor, replay
+from tinycnn import Tensor, backend, replay
+from tinycnn.errors import BackendError
 from tinycnn.fused import Step
 from tinycnn.layers import Activation, Conv2D, Dense, Flatten, Layer, MaxPooling2D
+from tinycnn.losses import BinaryCrossentropy
 from tinycnn.models import Sequential
 from tinycnn.optimizers import SGD
 from tinycnn.tensor import Op
@@ -286,3 +288,60 @@ def test_what_takes_a_part_of_the_batch_is_not_replayed(planted, monkeypatch, pl
     answers = [model.predict_on_batch(photos(8, key=key)[0]) for key in (1, 2, 2, 1, 2, 1)]
     assert same_bits(answers[3:], [answers[0], answers[1], answers[0]])
     assert not played
+
+
+def test_an_interrupted_backward_leaves_the_next_steps_right(monkeypatch, played):
+    """A gradient's buffer that was lent when the interrupt came must not stay so."""
+    home = backend.get("numba")
+    real = home._kernels.dense_backward
+
+    def train() -> list[np.ndarray]:
+        model = compiled()
+        for key in range(8):
+            x, y = photos(8, key=key)
+            if key == 1:
+                with monkeypatch.context() as broken:
+                    broken.setattr(home._kernels, "dense_backward", interrupted)
+                    with pytest.raises(KeyboardInterrupt):
+                        model.train_on_batch(x, y)
+            model.train_on_batch(x, y)
+        return model.get_weights()
+
+    def interrupted(*arguments, **options):
+        real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    replayed, plain = results(train, monkeypatch)
+    assert same_bits(replayed, plain)
+    assert played
+
+
+@pytest.mark.parametrize("key", ["float64", "another backend"])
+def test_other_numbers_and_other_backends_are_not_replayed(key, played):
+    model = compiled()
+    batches = [photos(8, key=key)[0] for key in range(6)]
+    wanted = [model.predict_on_batch(x) for x in batches]
+    played.clear()
+    if key == "float64":
+        for x, answer in zip(batches, wanted, strict=True):
+            np.testing.assert_allclose(model.predict_on_batch(Tensor(x.astype(np.float64))), answer, rtol=1e-4)
+    else:
+        with pytest.raises(BackendError):
+            model.predict_on_batch(Tensor(batches[0], backend=backend.get("numpy")))
+    assert not played
+
+
+def test_a_change_of_the_loss_is_seen():
+    def losses(changed: bool) -> list[float]:
+        model = Sequential([Flatten(), Dense(1)])
+        loss = BinaryCrossentropy(from_logits=True)
+        model.compile("adam", loss)
+        found = []
+        for key in range(6):
+            if key == 4:
+                loss.from_logits = not changed
+            found.append(model.test_on_batch(*photos(8, key=key))[0])
+        return found
+
+    assert losses(True)[:4] == losses(False)[:4]
+    assert losses(True)[4:] != losses(False)[4:]

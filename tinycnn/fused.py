@@ -218,19 +218,22 @@ class SigmoidBinaryCrossEntropy(FusedOp):
     def forward(self, z, y):
         ops.check(z.shape == y.shape, z, y, "of one shape")
         self.z, self.y = z, y
-        if self.k.has("sigmoid_binary_cross_entropy"):  # on a GPU one launch in place of ten
+        if self._has_kernel():  # on a GPU one launch in place of ten
             return self.k.sigmoid_binary_cross_entropy(z, y)
         positive = z.real > 0
         return (np.where(positive, z, 0) - z * y + np.log1p(np.exp(np.where(positive, -z, z)))).mean()
 
     def backward(self, gy):
         gz = None
-        if self.needs[0] and self.k.has("sigmoid_binary_cross_entropy_backward"):
+        if self.needs[0] and self._has_kernel():
             gz = self.k.sigmoid_binary_cross_entropy_backward(gy, self.z, self.y)
         elif self.needs[0]:
             gz = gy * (ops.logistic(self.z) - self.y) / self.y.size
         gtarget = -gy * self.z / self.y.size if self.needs[1] else None
         return gz, gtarget
+
+    def _has_kernel(self):
+        return self.k.has("sigmoid_binary_cross_entropy") and _all_float32((self.z, self.y))
 
 
 class SoftmaxCategoricalCrossEntropy(FusedOp):

@@ -39,27 +39,28 @@ class StepGraphs:
 
     def __call__(self, x: Any, labels: Any) -> tuple[Any, ...]:
         """One step; what it returns is overwritten by the next."""
-        key, places = (x.shape, labels.shape), self._places()
+        self.optimizer.begin(self.weights)
+        try:
+            return self._begun(x, labels)
+        except BaseException:
+            self.optimizer.iterations -= 1
+            raise
+
+    def _begun(self, x: Any, labels: Any) -> tuple[Any, ...]:
+        key, places = (x.shape, labels.shape), self._places()  # `begin` may have moved the weights
         if not (len(places) == len(self.places) and all(a is b for a, b in zip(places, self.places, strict=True))):
-            self._graphs, self._seen = {}, set()
+            self._graphs, self._seen, self._never, self.places = {}, set(), set(), places
         if key in self._graphs:
-            self.optimizer.begin(self.weights)
             return self._graphs[key](x, labels)
         if key not in self._seen or key in self._never or len(self._graphs) == KEPT:
             self._seen.add(key)
-            result = self.step(x, labels, self.optimizer.update)
-            self.places = self._places()  # a first update gives the weights another one
-            return result
-        graph = self.home.graph(
-            lambda x, labels: self.step(x, labels, self.optimizer.update),
-            lambda x, labels: self.step(x, labels, self.optimizer.move),
-            (x, labels),
-        )
+            return self.step(x, labels, self.optimizer.move)
+        graph = self.home.graph(lambda x, labels: self.step(x, labels, self.optimizer.move), (x, labels))
         if graph.recorded:
             self._graphs[key] = graph
         else:
             self._never.add(key)
-        return graph.result
+        return tuple(array.copy() for array in graph.result)  # they may lie in the memory of a graph that goes
 
     def _places(self) -> list[Any]:
-        return [part for w in self.weights for part in (w.data, w.requires_grad)]
+        return [part for w in self.weights for part in (w.data, w.grad_buffer, w.requires_grad)]

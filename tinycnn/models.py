@@ -318,8 +318,8 @@ class Sequential:
         return history
 
     def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names)
-        train = self._train_on_batch if current().graph else self.train_on_batch  # a GPU's numbers can wait
+        means = _RunningMeans(self.metrics_names, bool((self.backend or current()).graph))
+        train = self._train_on_batch if means.lag else self.train_on_batch  # a GPU's numbers can wait
         for step, batch in enumerate(in_turn(data, numbers)):
             x, y = split_batch(batch)
             means.add(train(x, y), len(x))
@@ -327,8 +327,8 @@ class Sequential:
         return means.values()
 
     def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names)
-        test = self._test_on_batch if current().graph else self.test_on_batch
+        means = _RunningMeans(self.metrics_names, bool((self.backend or current()).graph))
+        test = self._test_on_batch if means.lag else self.test_on_batch
         for batch in in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose)):
             x, y = split_batch(batch)
             means.add(test(x, y), len(x))
@@ -498,6 +498,7 @@ class _Plan:
 
     def __init__(self, model: Sequential) -> None:
         self.loss, self.fuse, self.backend = model.loss, model.fuse, model.backend
+        self.loss_attributes = dict(vars(model.loss)) if model.loss else {}
         self.layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
         home = model.backend or current()
         own = [step for layer in model.layers for step in layer.steps()]
@@ -519,6 +520,7 @@ class _Plan:
     def holds(self, model: Sequential) -> bool:
         """Whether all that the plan was made from is as it was: users may change a layer, or its weights."""
         same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
+        same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
         return (
             same
             and len(self.layers) == len(model.layers)
@@ -541,8 +543,8 @@ class _RunningMeans:
     A GPU's numbers stay there until somebody looks, since looking waits for all that the GPU was asked to do.
     """
 
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.sums, self.count = names, [0.0] * len(names), 0
+    def __init__(self, names: list[str], lag: bool) -> None:
+        self.names, self.sums, self.count, self.lag = names, [0.0] * len(names), 0, lag
         self.waiting: list[tuple[list[Any], int]] = []
         self.looked, self.known = -PATIENCE, {}  # type: float, dict[str, float]
 
@@ -560,7 +562,7 @@ class _RunningMeans:
 
     def recent(self) -> dict[str, float]:
         """The values; for numbers on a GPU, those of a moment ago if that is not long."""
-        if not current().graph or monotonic() - self.looked > PATIENCE:
+        if not self.lag or monotonic() - self.looked > PATIENCE:
             self.looked = monotonic()
             return self.values()
         return self.known

@@ -13,11 +13,11 @@ import numpy as np
 
 from .backend import Backend
 from .fused import ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, FusedOp, Step
-from .ops import Flatten, MaxPool2D, Reshape
+from .ops import Flatten, MaxPool2D
 from .tensor import Op, Tensor, is_grad_enabled
 
 REPLAYABLE: tuple[type[Op], ...] = (
-    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D, Reshape,
+    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D,
 )  # fmt: skip
 MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
@@ -45,7 +45,7 @@ class Chain:
 
     def __init__(self, steps: Sequence[Step], home: Backend) -> None:
         self.used = [*(_replayable(step, home) for step in steps), False].index(False)
-        self.steps = list(steps[: self.used])
+        self.home, self.steps = home, list(steps[: self.used])
         self.weights = [x for step in self.steps for x in step.inputs if isinstance(x, Tensor)]
         self._kept: dict[tuple[Any, ...], _Recording] = {}  # those that no thread is using
         self._seen: set[tuple[Any, ...]] = set()
@@ -72,7 +72,8 @@ class Chain:
     def _key(self, x: Tensor) -> tuple[Any, ...] | None:
         """What makes two batches alike for the kernels; None for one that cannot be replayed."""
         array = x.data
-        if not self.weights or array.size > MOST or not array.flags.carray:
+        known = x.backend is self.home and array.dtype == np.float32 and array.flags.carray
+        if not self.weights or not known or array.size > MOST:
             return None
         training = is_grad_enabled() and any(w.requires_grad for w in self.weights)
         if x.requires_grad or (training and any(w.grad_buffer is None for w in self.weights)):
@@ -84,8 +85,8 @@ class Chain:
         recording.x = None
         if recording.usable:
             self._kept[key] = recording
-            while len(self._kept) > KEPT:
-                self._kept.pop(next(iter(self._kept)))
+            for oldest in list(self._kept)[:-KEPT]:
+                self._kept.pop(oldest, None)
 
 
 class _Replay(Op):
@@ -105,7 +106,7 @@ class _Recording:
     def __init__(self, steps: Sequence[Step], weights: Sequence[Tensor]) -> None:
         self.steps, self.weights = steps, weights
         self.places = _places(weights)
-        self.usable = True
+        self.usable = True  # not if a call takes only a part of the batch: its place in another is not known
         self.calls: dict[str, list[_Noted]] = {}
         self.x: Any = None
 
@@ -134,6 +135,7 @@ class _Recording:
             with k.recorded() as calls:
                 self.y.backward(self.gy)
             self._note("backward", calls)
+            self.usable &= all(w.grad is w.grad_buffer for w in self.weights if w.requires_grad)
             self.y = Tensor(self.y.data, backend=k)  # without its tape
         return [w.grad_buffer if w.requires_grad else None for w in self.weights]
 

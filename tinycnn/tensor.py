@@ -99,7 +99,10 @@ class Tensor:
             raise ShapeError(f"backward: gradient has shape {seed.shape}, the tensor {self.shape}")
 
         gradients = {id(self): seed}
-        for tensor in _outputs_first(self):
+        order = list(_outputs_first(self))
+        for tensor in order:
+            tensor.buffer_lent = False  # a pass that was interrupted may have left it so
+        for tensor in order:
             gy = gradients.pop(id(tensor))
             if tensor.op is None:
                 tensor._keep(gy)
