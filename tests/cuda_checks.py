@@ -92,11 +92,13 @@ def everything(kernels: Any) -> Iterator[np.ndarray]:
         y = kernels.conv2d(x, w, b, win, relu)
         yield y
         yield from kernels.conv2d_backward(random(y.shape)[0], y, x, w, win, relu, True)
-    for n in (37, 256):
+    for n, library in ((37, False), (256, False), (256, True)):
+        kernels.TF32 = library
         x, w, b = random((n, 300), (300, 39), (39,))
         y = kernels.dense(x, w, b, True)
         yield y
         yield from kernels.dense_backward(random(y.shape)[0], y, x, w, True, True)
+    kernels.TF32 = False
     (z,) = random((301, 3))
     yield kernels.sigmoid_binary_cross_entropy(z, (z > 0).astype(np.float32))
     yield kernels.sigmoid_binary_cross_entropy_backward(1.0, z, (z > 0).astype(np.float32))

@@ -119,6 +119,18 @@ def test_a_change_of_the_model_is_seen(gpu, change):
     assert gpu.graphs
 
 
+def test_a_step_that_fails_is_not_counted(gpu, monkeypatch):
+    model = compiled()
+    for key in range(4):
+        with monkeypatch.context() as broken:
+            if key == 2:
+                broken.setattr(model.optimizer, "move", None)
+                with pytest.raises(TypeError):
+                    model.train_on_batch(*photos(7, key=key))
+        model.train_on_batch(*photos(8, key=key))
+    assert model.optimizer.iterations == 4
+
+
 def test_fit_evaluate_and_predict_agree_with_the_cpu(gpu):
     def work(name):
         with using(name):
