@@ -2,8 +2,9 @@
 
 The kernels themselves are CUDA C++ in the .cu files beside this one, compiled at their first use for the layer at hand;
 after that a call only takes memory from CuPy's pool and launches kernels on the current stream, so that a step that
-has run once can be recorded in a CUDA graph. Sums are made of parts whose number depends on shapes alone, added in
-order: the same bits in every run. Unless said otherwise arrays are float32, in any memory layout.
+has run once can be recorded in a CUDA graph; but for products by a library, and maps for `warp` from the host. Sums
+are made of parts whose number depends on shapes alone, added in order: the same bits in every run. Unless said
+otherwise arrays are float32, in any memory layout.
 """
 
 import os

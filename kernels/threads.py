@@ -3,6 +3,11 @@
 A kernel is compiled without Python's lock, and is called once in each thread with the thread's number. A task is the
 same piece of work whoever takes it, so results do not depend on the number of threads; and a thread that has lost its
 core to another program takes fewer. Threads without work soon sleep.
+
+How a kernel is shared: the caller gives it a number, sets the count of tasks to 0, hands a job to each helper and works
+itself. A helper claims its job by `taken`, works, leaves an `outcome`, says `done`, and looks for the next number for
+a while before it sleeps. When no task is left, the caller takes back the jobs that nobody has claimed, and waits for
+the others.
 """
 
 import os

@@ -32,7 +32,10 @@ class StepGraphs:
         return type(None), ()  # a copy of a model records graphs of its own
 
     def hold(self, home: Backend, plan: Any, weights: Sequence[Tensor], optimizer: Optimizer) -> bool:
-        """Whether what the graphs were recorded for is still so; the learning rate may change."""
+        """Whether what the graphs were recorded for is still so; the learning rate may change.
+
+        Of an optimizer that is `get_config()`: what it keeps elsewhere is recorded as it is.
+        """
         same = (self.home, self.plan, self.optimizer, self.weights) == (home, plan, optimizer, weights)
         config = optimizer.get_config() | {"learning_rate": self.config["learning_rate"]}
         return same and config == self.config

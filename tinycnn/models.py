@@ -493,7 +493,7 @@ class _Plan:
     """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
 
     Both begin with the chain `start`. `to_loss[last]` is the first op that goes past the predictions: `rest` takes its
-    input to the predictions.
+    input to the predictions. Where a sigmoid and the loss are fused, that op is both of them, and `rest` the sigmoid.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -518,7 +518,7 @@ class _Plan:
         return type(None), ()  # a copy of a model makes a plan of its own
 
     def holds(self, model: Sequential) -> bool:
-        """Whether all that the plan was made from is as it was: users may change a layer, or its weights."""
+        """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
         same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
         same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
         return (

@@ -22,6 +22,7 @@ REPLAYABLE: tuple[type[Op], ...] = (
 MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
 
+# A function, its arguments, and where among these the batch goes, with the shape it is passed in.
 _Noted = tuple[Callable[..., Any], list[Any], list[tuple[int, tuple[int, ...]]]]
 
 _lent: ContextVar[list[Any] | None] = ContextVar("lent", default=None)
