@@ -46,7 +46,7 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
             return float((arguments[5] >= 0).sum()) * arguments[7].shape[2]
         case "input_gradient_routed":  # winner, and weights (F, KH*KW*C)
             return float((arguments[5] >= 0).sum()) * arguments[6].shape[1]
-        case "_dense" | "_dense_few" | "_dense_parts" | "_dense_weight_gradient" | "_dense_input_gradient":
+        case "_dense" | "_dense_parts" | "_dense_weight_gradient" | "_dense_input_gradient":
             return shapes[0][0] * shapes[0][1] * shapes[1][1]
     return 0
 

@@ -108,3 +108,7 @@ def test_the_confusion_matrix_precision_and_recall():
     precision, recall = metrics.precision_and_recall(matrix)
     np.testing.assert_allclose(precision, [2 / 4, 1 / 2, np.nan, np.nan])
     np.testing.assert_allclose(recall, [2 / 3, 1 / 2, 0, np.nan])
+
+
+def test_accuracy_takes_lists():
+    assert metrics.accuracy([1, 0, 1], np.array([[0.9], [0.2], [0.1]])) == pytest.approx(2 / 3)

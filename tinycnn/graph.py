@@ -63,7 +63,8 @@ class StepGraphs:
             self._graphs[key] = graph
         else:
             self._never.add(key)
-        return tuple(array.copy() for array in graph.result)  # they may lie in the memory of a graph that goes
+        result, graph.result = tuple(array.copy() for array in graph.result), None  # it lies in the graph's memory
+        return result
 
     def _places(self) -> list[Any]:
         return [part for w in self.weights for part in (w.data, w.grad_buffer, w.requires_grad)]

@@ -12,6 +12,7 @@ def predicted_classes(y_pred: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
 def true_classes(y_true: np.ndarray, outputs: int) -> np.ndarray:
     """The class of each label: numbers (N,) or (N, 1), or one-hot rows (N, outputs)."""
+    y_true = y_true if hasattr(y_true, "ndim") else np.asarray(y_true)  # an array of a GPU stays there
     one_hot = y_true.ndim == 2 and y_true.shape[1] == outputs > 1
     return y_true.argmax(axis=1) if one_hot else y_true.reshape(len(y_true)).astype(int)
 

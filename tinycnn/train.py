@@ -80,7 +80,7 @@ def parser() -> Parser:
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     p.add_strict_option()
     p.add_machine_options()
-    p.add_argument("--tf32", action="store_true", help="on a GPU: faster matrix products, less exact (TF32)")
+    p.add_argument("--tf32", action="store_true", help="on a GPU: TF32 products for batches from 256 on, less exact")
     return p
 
 
