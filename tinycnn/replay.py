@@ -73,8 +73,9 @@ class Chain:
     def _key(self, x: Tensor) -> tuple[Any, ...] | None:
         """What makes two batches alike for the kernels; None for one that cannot be replayed."""
         array = x.data
-        known = x.backend is self.home and array.dtype == np.float32 and array.flags.carray
-        if not self.weights or not known or array.size > MOST:
+        if not self.weights or x.backend is not self.home:
+            return None
+        if array.dtype != np.float32 or not array.flags.carray or array.size > MOST:
             return None
         training = is_grad_enabled() and any(w.requires_grad for w in self.weights)
         if x.requires_grad or (training and any(w.grad_buffer is None for w in self.weights)):
