@@ -114,7 +114,7 @@ class GpuTraining(TinyCNNTraining):
     def step(self, ask: bool = False) -> float | None:
         x, y = self.batches[self.steps % len(self.batches)]
         self.steps += 1
-        loss = self.model._train_on_batch(x, y)[0]
+        loss = self.model._train_on_batch(x, y)[0]  # of the figures
         return float(loss) if ask else None
 
 

@@ -1,7 +1,8 @@
 """A GPU that is none, for the whole of the cupy backend: its arrays refuse to meet NumPy's, and its graphs replay.
 
 host_cupy.py runs the kernels; this adds what a training needs around them. As with CuPy, an expression of an array of
-the GPU and one of NumPy is an error, and work recorded in a graph does not run before the graph does.
+the GPU and one of NumPy is an error, and work recorded in a graph, kernels and expressions alike, does not run before
+the graph does, and then each time.
 """
 
 import sys
@@ -24,35 +25,61 @@ ABOVE = tuple(f"tinycnn.kernels.{name}" for name in ("cuda", "cuda_graph", "cuda
 HOMES: WeakSet["HostGpu"] = WeakSet()
 
 
+class Flags:
+    """What CuPy knows of an array's layout."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        flags = array.view(np.ndarray).flags
+        self.c_contiguous, self.f_contiguous, self.owndata = flags.c_contiguous, flags.f_contiguous, flags.owndata
+
+
 class DeviceArray(np.ndarray):
     """An array in the GPU's memory."""
 
+    @property
+    def flags(self):
+        return Flags(self)
+
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         _no_host_arrays(ufunc.__name__, (*inputs, *(out or ())))
-        if ufunc is np.matmul and any(home.recording is not None for home in HOMES):
+        if ufunc is np.matmul and _recording() is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        options |= {"out": tuple(map(_plain, out))} if out else {}
-        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
-        return out[0] if out else _device(result)
+        result = _expression(getattr(ufunc, method), *inputs, **options)
+        if not out:
+            return result
+        out[0][...] = result
+        return out[0]
 
     def __matmul__(self, other):
         return np.matmul(self, other)
 
     def __array_function__(self, function, types, arguments, options):
         _no_host_arrays(function.__name__, (*arguments, *options.values()))
-        return _device(super().__array_function__(function, (DeviceArray,), arguments, options))
+        return _expression(function, *arguments, **options)
 
     def __setitem__(self, place, value) -> None:
         _no_host_arrays("assignment", (value,))
-        super().__setitem__(place, value)
+        _work(lambda: np.ndarray.__setitem__(_plain(self), _plain(place), _plain(value)))
 
     def __getitem__(self, place):
         _no_host_arrays("indexing", place if isinstance(place, tuple) else (place,))
         return _device(super().__getitem__(place))
 
+    def astype(self, dtype, copy=True):
+        return self if self.dtype == dtype and not copy else _expression(np.ndarray.astype, self, dtype)
+
+    def copy(self):
+        return _expression(np.ndarray.copy, self)
+
+    def mean(self, axis=None):
+        return _expression(np.mean, self, axis)
+
+    def argmax(self, axis=None):
+        return _expression(np.argmax, self, axis)
+
     def take(self, numbers, axis=None, out=None, mode="raise"):
         _no_host_arrays("take", (numbers,))
-        return _device(np.ndarray.take(_plain(self), _plain(numbers), axis))
+        return _expression(np.take, self, numbers, axis)
 
     def set(self, host: np.ndarray, stream: Any = None) -> None:
         assert type(host) is np.ndarray
@@ -62,7 +89,38 @@ class DeviceArray(np.ndarray):
         _plain(self)[...] = host
 
 
+def _recording() -> list[Any] | None:
+    """The work of the graph that is being recorded."""
+    return next((home.recording for home in HOMES if home.recording is not None), None)
+
+
+def _work(work: Any) -> None:
+    """Do it, or note it for the graph."""
+    if (recording := _recording()) is None:
+        work()
+    else:
+        recording.append((work,))
+
+
+def _expression(function: Any, *arguments: Any, **options: Any) -> Any:
+    """What a function makes of arrays: a new one, into which a graph writes each time."""
+    arguments, options = _plain(arguments), {name: _plain(value) for name, value in options.items()}
+    with np.errstate(all=None if _recording() is None else "ignore"):  # recorded from numbers that mean nothing
+        result = _device(function(*arguments, **options))
+    if _recording() is not None and not any(np.may_share_memory(_plain(result), a) for a in arguments if _is_array(a)):
+        _work(lambda: np.copyto(_plain(result), function(*arguments, **options)))
+        if result.dtype.kind == "f":
+            _plain(result)[...] = np.nan
+    return result
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
     return value.view(np.ndarray) if isinstance(value, DeviceArray) else value
 
 
@@ -194,6 +252,7 @@ class Stream:
 class Graph:
     def __init__(self, recorded: list[Any]) -> None:
         self.recorded, self.launches = recorded, 0
+        self.kernels = sum(len(work) > 1 for work in recorded)  # those of the .cu files
 
     def launch(self) -> None:
         self.launches += 1

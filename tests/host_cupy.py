@@ -138,7 +138,7 @@ class HostKernel:
             return ctypes.c_void_p(None)
         assert argument.dtype == wanted, f"{self.name}: an array of {argument.dtype} for {wanted}"
         assert argument.flags.c_contiguous
-        assert argument.flags.writeable or "K" in parameter
+        assert argument.view(np.ndarray).flags.writeable or "K" in parameter
         return ctypes.c_void_p(argument.ctypes.data)
 
 

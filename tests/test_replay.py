@@ -91,8 +91,8 @@ def test_all_kernels_calls_are_replayed(played):
             before = len(noted)
             model.train_on_batch(*photos(8, key=key))
             calls.append(len(noted) - before)
-    assert len(played) == 4, "the first step prepares, the second looks, the third is noted, then forward and backward"
-    assert calls[3] == calls[4] == 1, "the optimizer"
+    assert len(played) == 6, "the first step looks, the second is noted, then forward and backward are played"
+    assert calls[2] == calls[3] == calls[4] == 1, "the optimizer"
 
 
 def test_what_a_replay_gave_stays_as_it_was(played):

@@ -1,28 +1,25 @@
-"""A whole training step as one launch: on a GPU, each kind of batch is recorded once and then replayed."""
+"""A whole training step as one launch: on a GPU, the work on each kind of batch is recorded once and then replayed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .backend import Backend
-from .optimizers import Optimizer
 from .tensor import Tensor
 
-KEPT = 4  # graphs: each holds all the memory of its step
+KEPT = 4  # graphs of one kind of work: each holds all the memory of its batch
+MOST = 2**22  # numbers of a batch: with more, the GPU is busy for longer than launching takes
 
-Step = Callable[..., tuple[Any, ...]]
 
+class Graphs:
+    """What is done with batches, as graphs: one for each kind of batch.
 
-class StepGraphs:
-    """The graphs of a model's training step, one for each kind of batch; on a CPU, none.
-
-    `step(x, labels, move)` is forward, backward and `move`, which takes the weights along their gradients. The first
-    batch of a kind is trained on as ever, the second is recorded as well, the others replay; unless the step cannot be
-    recorded, as one with plain convolutions, whose matrix products are a library's.
+    `work(*inputs)` takes arrays and gives one. The first batch of a kind is worked on as ever, the second is recorded
+    as well, the others replay; unless the work cannot be recorded, as with plain convolutions, whose matrix products
+    are a library's. `state` is what the graphs were recorded for: where it is another, they are of no use.
     """
 
-    def __init__(self, home: Backend, plan: Any, step: Step, weights: Sequence[Tensor], optimizer: Optimizer) -> None:
-        self.home, self.plan, self.step, self.weights, self.optimizer = home, plan, step, weights, optimizer
-        self.config = optimizer.get_config()
+    def __init__(self, home: Backend, work: Callable[..., Any], weights: Sequence[Tensor], state: Any) -> None:
+        self.home, self.work, self.weights, self.state = home, work, weights, state
         self.places: list[Any] = []
         self._seen: set[Any] = set()
         self._graphs: dict[Any, Any] = {}
@@ -31,39 +28,27 @@ class StepGraphs:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of a model records graphs of its own
 
-    def hold(self, home: Backend, plan: Any, weights: Sequence[Tensor], optimizer: Optimizer) -> bool:
-        """Whether what the graphs were recorded for is still so; the learning rate may change.
+    def hold(self, home: Backend, weights: Sequence[Tensor], state: Any) -> bool:
+        """Whether what the graphs were recorded for is still so."""
+        return (self.home, self.weights, self.state) == (home, weights, state)
 
-        Of an optimizer that is `get_config()`: what it keeps elsewhere is recorded as it is.
-        """
-        same = (self.home, self.plan, self.optimizer, self.weights) == (home, plan, optimizer, weights)
-        config = optimizer.get_config() | {"learning_rate": self.config["learning_rate"]}
-        return same and config == self.config
-
-    def __call__(self, x: Any, labels: Any) -> tuple[Any, ...]:
-        """One step; what it returns is overwritten by the next."""
-        self.optimizer.begin(self.weights)
-        try:
-            return self._begun(x, labels)
-        except BaseException:
-            self.optimizer.iterations -= 1
-            raise
-
-    def _begun(self, x: Any, labels: Any) -> tuple[Any, ...]:
-        key, places = (x.shape, labels.shape), self._places()  # `begin` may have moved the weights
+    def __call__(self, *inputs: Any) -> Any:
+        """What the work gives for these inputs."""
+        key, places = tuple(x.shape for x in inputs), self._places()
         if not (len(places) == len(self.places) and all(a is b for a, b in zip(places, self.places, strict=True))):
             self._graphs, self._seen, self._never, self.places = {}, set(), set(), places
         if key in self._graphs:
-            return self._graphs[key](x, labels)
-        if key not in self._seen or key in self._never or len(self._graphs) == KEPT:
+            return self._graphs[key](*inputs).copy()  # the next call overwrites it
+        full = len(self._graphs) == KEPT or inputs[0].size > MOST
+        if key not in self._seen or key in self._never or full:
             self._seen.add(key)
-            return self.step(x, labels, self.optimizer.move)
-        graph = self.home.graph(lambda x, labels: self.step(x, labels, self.optimizer.move), (x, labels))
+            return self.work(*inputs)
+        graph = self.home.graph(self.work, inputs)
         if graph.recorded:
             self._graphs[key] = graph
         else:
             self._never.add(key)
-        result, graph.result = tuple(array.copy() for array in graph.result), None  # it lies in the graph's memory
+        result, graph.result = graph.result.copy(), None  # it lies in the graph's memory
         return result
 
     def _places(self) -> list[Any]:

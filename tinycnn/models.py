@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import accumulate
 from time import monotonic
 from typing import Any
@@ -16,7 +17,7 @@ from .batches import Batches, as_batches, batches_of, in_turn, split_batch, vali
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
-from .graph import StepGraphs
+from .graph import Graphs
 from .layers import Input, Layer, Shape
 from .ops import Conv2D, Dense, MatMul
 from .preprocessing.settings import Preprocessing
@@ -49,7 +50,7 @@ class Sequential:
         self.loss: losses.Loss | None = None
         self.metrics: list[str] = []
         self.fuse = self.replay = True
-        self._graphs: StepGraphs | None = None
+        self._graphs: dict[str, Graphs] = {}
         self._made_plan: _Plan | None = None
         self.stop_training = False
         for layer in layers or ():
@@ -151,6 +152,7 @@ class Sequential:
         self.loss = losses.get(loss)
         self.metrics = _metrics(metrics or ())
         self.fuse, self.replay = fuse, replay
+        self._graphs = {}  # they measure as well
 
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
@@ -208,12 +210,27 @@ class Sequential:
             value = step.op.apply(value, *inputs, **step.attributes)
         return value, before
 
-    def _step(self, x: Any, labels: Any, move: Callable[[list[Tensor]], None]) -> tuple[Any, Any]:
-        """Forward, backward, and `move` for the weights: the loss, and what leads to the predictions."""
+    def _step(self, x: Any, labels: Any) -> Any:
+        """Forward, backward, and the weights moved: the figures from before."""
         loss, before = self._forward(Tensor(x, backend=self.backend), labels)
         loss.backward()
-        move(self.weights)
-        return loss.data, before.data
+        self.optimizer.move(self.weights)
+        return self._figures(loss, labels, before)
+
+    def _test(self, x: Any, labels: Any) -> Any:
+        loss, before = self._forward(Tensor(x, backend=self.backend), labels)
+        return self._figures(loss, labels, before)
+
+    def _figures(self, loss: Tensor, labels: Any, before: Tensor) -> Any:
+        """Loss and metrics (1 + METRICS,), from labels as the loss wants them and from what leads to predictions."""
+        found = [loss.data]
+        if self.metrics:
+            predictions = _run(self._plan().rest, Tensor(before.data, backend=self.backend))
+            found += [metrics.METRICS[name](labels, predictions) for name in self.metrics]
+        figures = np.zeros_like(loss.data, np.float64, shape=(len(found),))
+        for i, figure in enumerate(found):
+            figures[i] = figure
+        return figures
 
     def _compiled_loss(self) -> losses.Loss:
         if self.loss is None:
@@ -222,44 +239,51 @@ class Sequential:
 
     def train_on_batch(self, x: Any, y: Any) -> list[float]:
         """One step on one batch: [loss, metrics...], as they were before the step."""
-        return _numbers(self._train_on_batch(x, y))
+        return self._numbers(self._train_on_batch(x, y))
 
-    def _train_on_batch(self, x: Any, y: Any) -> list[Any]:
+    def _train_on_batch(self, x: Any, y: Any) -> Any:
         with self._for_a_batch():
             value, labels = self._checked(x, y)
-            if self.replay and value.backend.graph:
-                loss, before = self._step_graphs(value.backend)(value.data, labels)
-            else:
-                loss, before = self._step(value.data, labels, self.optimizer.update)
-            return [loss.copy(), *self._measure(labels, before)]
-
-    def _step_graphs(self, home: Backend) -> StepGraphs:
-        plan, weights = self._plan(), self.weights
-        if self._graphs is None or not self._graphs.hold(home, plan, weights, self.optimizer):
-            self._graphs = StepGraphs(home, plan, self._step, weights, self.optimizer)
-        return self._graphs
+            optimizer = self.optimizer
+            optimizer.begin(self.weights)  # its part of a step that is another one each time
+            try:
+                config = optimizer.get_config() | {"learning_rate": None}  # which may change: `begin` tells it
+                return self._worked("train", self._step, (optimizer, config), value.data, labels)
+            except BaseException:
+                optimizer.iterations -= 1
+                raise
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
-        return _numbers(self._test_on_batch(x, y))
+        return self._numbers(self._test_on_batch(x, y))
 
-    def _test_on_batch(self, x: Any, y: Any) -> list[Any]:
+    def _test_on_batch(self, x: Any, y: Any) -> Any:
         with no_grad(), self._for_a_batch():
             value, labels = self._checked(x, y)
-            loss, before = self._forward(value, labels)
-            return [loss.data.copy(), *self._measure(labels, before.data)]
+            return self._worked("test", self._test, None, value.data, labels)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
         with no_grad(), self._for_a_batch():
-            return self(x).numpy().copy()
+            value = x if isinstance(x, Tensor) else self._input(x)
+            predictions = self._worked("predict", partial(self._predict, value.backend), None, value.data)
+            return value.backend.to_numpy(predictions).copy()
 
-    def _measure(self, labels: Any, before: Any) -> list[Any]:
-        """The metrics, from labels as the loss wants them and from what leads to the predictions."""
-        if not self.metrics:
-            return []
-        predictions = _run(self._plan().rest, Tensor(before, backend=self.backend))
-        return [metrics.METRICS[name](labels, predictions) for name in self.metrics]
+    def _predict(self, home: Backend, x: Any) -> Any:
+        return self(Tensor(x, backend=home)).data
+
+    def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
+        """work(*inputs); on a GPU from a graph of it, where one was recorded for this state of things."""
+        home = self.backend or current()
+        if not (self.replay and home.graph):
+            return work(*inputs)
+        state, graphs = (self._plan(), state), self._graphs.get(name)
+        if graphs is None or not graphs.hold(home, self.weights, state):
+            graphs = self._graphs[name] = Graphs(home, work, self.weights, state)
+        return graphs(*inputs)
+
+    def _numbers(self, figures: Any) -> list[float]:
+        return (self.backend or current()).to_numpy(figures).tolist()
 
     @property
     def metrics_names(self) -> list[str]:
@@ -318,20 +342,18 @@ class Sequential:
         return history
 
     def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names, bool((self.backend or current()).graph))
-        train = self._train_on_batch if means.lag else self.train_on_batch  # a GPU's numbers can wait
+        means = _RunningMeans(self.metrics_names, self.backend or current())
         for step, batch in enumerate(in_turn(data, numbers)):
             x, y = split_batch(batch)
-            means.add(train(x, y), len(x))
+            means.add(self._train_on_batch(x, y), len(x))
             _tell(callbacks, "on_train_batch_end", step, {**means.recent(), "images": means.count})
         return means.values()
 
     def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names, bool((self.backend or current()).graph))
-        test = self._test_on_batch if means.lag else self.test_on_batch
+        means = _RunningMeans(self.metrics_names, self.backend or current())
         for batch in in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose)):
             x, y = split_batch(batch)
-            means.add(test(x, y), len(x))
+            means.add(self._test_on_batch(x, y), len(x))
         return means.values()
 
     def evaluate(
@@ -538,31 +560,33 @@ def _multiplies(step: Step) -> bool:
 
 
 class _RunningMeans:
-    """Means over all samples so far of numbers that come batch by batch.
+    """Means over all samples so far of figures that come batch by batch.
 
-    A GPU's numbers stay there until somebody looks, since looking waits for all that the GPU was asked to do.
+    A GPU's figures stay there until somebody looks, since looking waits for all that the GPU was asked to do.
     """
 
-    def __init__(self, names: list[str], lag: bool) -> None:
-        self.names, self.sums, self.count, self.lag = names, [0.0] * len(names), 0, lag
-        self.waiting: list[tuple[list[Any], int]] = []
+    def __init__(self, names: list[str], home: Backend) -> None:
+        self.names, self.home = names, home
+        self.sums, self.count = np.zeros(len(names)), 0
+        self.waiting: list[tuple[Any, int]] = []
         self.looked, self.known = -PATIENCE, {}  # type: float, dict[str, float]
 
-    def add(self, values: list[Any], samples: int) -> None:
-        self.waiting.append((values, samples))
+    def add(self, figures: Any, samples: int) -> None:
+        self.waiting.append((figures, samples))
         self.count += samples
 
     def values(self) -> dict[str, float]:
-        for values, samples in self.waiting:
-            numbers = _numbers(values)
-            self.sums = [total + value * samples for total, value in zip(self.sums, numbers, strict=True)]
+        if self.waiting:
+            figures = self.home.to_numpy(np.stack([figures for figures, _ in self.waiting]))  # (BATCHES, NAMES)
+            for batch, (_, samples) in zip(figures, self.waiting, strict=True):
+                self.sums += batch * samples
         self.waiting = []
-        self.known = {name: total / self.count for name, total in zip(self.names, self.sums, strict=True)}
+        self.known = {name: float(total) / self.count for name, total in zip(self.names, self.sums, strict=True)}
         return self.known
 
     def recent(self) -> dict[str, float]:
-        """The values; for numbers on a GPU, those of a moment ago if that is not long."""
-        if not self.lag or monotonic() - self.looked > PATIENCE:
+        """The values; for figures on a GPU, those of a moment ago if that is not long."""
+        if not self.home.graph or monotonic() - self.looked > PATIENCE:
             self.looked = monotonic()
             return self.values()
         return self.known
@@ -573,10 +597,6 @@ def _run(steps: list[Step], value: Tensor) -> Any:
         for step in steps:
             value = step(value)
     return value.data
-
-
-def _numbers(values: list[Any]) -> list[float]:
-    return [float(value) for value in values]
 
 
 def _metrics(names: Sequence[str]) -> list[str]:
