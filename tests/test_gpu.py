@@ -141,6 +141,41 @@ def test_the_fish_network_trains_as_on_the_cpu():
 
 
 @on_gpu
+def test_after_a_hundred_steps_it_is_no_farther_from_the_cpu_than_cpu_backends_are_from_each_other():
+    """Roundings grow: 100 steps take NumPy's and Numba's float32 weights 0.7 % of their way apart."""
+
+    def weights_on(name: str) -> list[np.ndarray]:
+        with using(name):
+            return trained(100)[1]
+
+    wanted, start = weights_on("numba"), fish().get_weights()
+
+    def distance(weights: list[np.ndarray]) -> float:
+        return max(
+            np.linalg.norm(one - other) / np.linalg.norm(other - first)
+            for one, other, first in zip(weights, wanted, start, strict=True)
+        )
+
+    assert distance(weights_on("cupy")) < 4 * distance(weights_on("numpy"))
+
+
+@on_gpu
+@pytest.mark.parametrize("outputs", [1, 3], ids=["sigmoid", "softmax"])
+def test_steps_tests_and_predictions_are_recorded(outputs):
+    model = compiled(outputs)
+    x, y = photos(8, classes=max(2, outputs))
+    for _ in range(3):
+        model.train_on_batch(x, y)
+        model.test_on_batch(x, y)
+        model.predict_on_batch(x)
+    assert {name: len(graphs._graphs) for name, graphs in model._graphs.items()} == {
+        "train": 1,
+        "test": 1,
+        "predict": 1,
+    }
+
+
+@on_gpu
 @pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 def test_a_graph_gives_the_bits_of_single_launches(sizes):
     (losses, weights), (wanted, others) = (trained(20, sizes, replay=replay) for replay in (True, False))

@@ -499,7 +499,7 @@ class TestBatches:
     def test_a_sample_is_changed_alike_in_any_place(self, tree):
         shuffled, in_order = (flow(tree, AUGMENTED, batch_size=12, shuffle=s) for s in (True, False))
         for number in range(3):
-            order = shuffled._pass_order(number)
+            order = shuffled._this_pass(number).order
             assert np.array_equal(shuffled.batch(number)[0], in_order.batch(number)[0][order])
 
     def test_passes_and_seeds_differ(self, tree):

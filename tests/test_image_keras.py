@@ -167,7 +167,7 @@ class TestAugmentation:
         mine, keras_generator = ours.ImageDataGenerator(**ranges), theirs.ImageDataGenerator(**ranges)
         x = np.stack([photo(24, 24, seed=s) for s in range(6)]).astype(np.uint8)
         uniforms = np.random.default_rng(5).random((6, 10))
-        batch = mine.prepare(x, uniforms)
+        batch = mine.prepare(x, mine.changes(uniforms, x.shape[1:]))
         for image, u, result in zip(x, uniforms, batch, strict=True):
             parameters = mine._parameters(u, image.shape)
             expected = keras_generator.apply_transform(image.astype(np.float32), parameters)

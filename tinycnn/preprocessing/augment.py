@@ -5,12 +5,24 @@ down that each output pixel looks, zx and zy as sizes of the area shown (below 1
 intensity, brightness.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 DRAWS = 10  # uniform numbers that one transformation takes, each always for the same parameter
 FILL_MODES = ("nearest", "constant", "reflect", "wrap")
+
+
+class Changes(NamedTuple):
+    """How samples (N) are changed, each part None where nothing of it changes: see `affine_matrices` and below."""
+
+    matrices: Any  # (N, 2, 3), where a backend reads them fastest
+    intensity: np.ndarray | None  # (N,)
+    brightness: np.ndarray | None  # (N,)
+
+    def of(self, samples: slice | int) -> "Changes":
+        """Those of some of the samples."""
+        return Changes(*(None if part is None else part[samples] for part in self))
 
 
 def affine_matrices(parameters: dict[str, Any], height: int, width: int) -> np.ndarray:

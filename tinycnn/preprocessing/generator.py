@@ -10,11 +10,12 @@ import numpy as np
 from .. import backend
 from ..errors import DataError, UsageError
 from ..random import generator as random_generator
-from .augment import DRAWS, FILL_MODES, affine_matrices, brighten, draw_shift, shift_channels
+from .augment import DRAWS, FILL_MODES, Changes, affine_matrices, brighten, draw_shift, shift_channels
 from .iterators import DirectoryIterator, NumpyArrayIterator
 from .load import MAX_PIXELS, check_choice, check_data_format
 from .settings import check_number, check_rescale, to_float
 
+CHANGES_AT_ONCE = 4096  # samples: what is worked out on the way takes six times the memory of the result
 UNSUPPORTED = ("featurewise_center", "featurewise_std_normalization", "zca_whitening")
 
 
@@ -190,19 +191,28 @@ class ImageDataGenerator:
         """Whether normalisation is `rescale` alone, which is all that `Preprocessing` can carry in a model file."""
         return self.preprocessing_function is None and not self.samplewise_center
 
-    def prepare(self, images: np.ndarray, uniforms: np.ndarray | None = None) -> np.ndarray:
-        """A batch (N, H, W, C) as the network reads it: changed as (N, 10) uniform numbers say, and normalised."""
-        simple = self.only_rescales and not (self._recolours and uniforms is not None)
+    def changes(self, uniforms: np.ndarray, shape: Sequence[int]) -> Changes:
+        """The changes that (N, 10) uniform numbers make of N images (H, W, C)."""
+        parts = np.array_split(uniforms, -(-len(uniforms) // CHANGES_AT_ONCE))
+        drawn = [self._parameters(part, shape) for part in parts]
+        matrices = np.concatenate([affine_matrices(part, *shape[:2]) for part in drawn]) if self._moves else None
+        colours = (np.concatenate([part[name] for part in drawn]) if wanted else None
+                   for name, wanted in (("channel_shift_intensity", self.channel_shift_range),
+                                        ("brightness", self.brightness_range)))  # fmt: skip
+        return Changes(matrices, *colours)
+
+    def prepare(self, images: np.ndarray, changes: Changes | None = None) -> np.ndarray:
+        """A batch (N, H, W, C) as the network reads it: changed, and normalised."""
+        simple = self.only_rescales and not (self._recolours and changes is not None)
         rescale = self.rescale if simple else None
-        drawn = None if uniforms is None else self._parameters(uniforms, images.shape[1:])
-        if drawn is not None and self._moves:
-            x = self._warp(images, affine_matrices(drawn, *images.shape[1:3]), rescale or 1.0)
+        if changes is not None and changes.matrices is not None:
+            x = self._warp(images, changes.matrices, rescale or 1.0)
         else:
             x = to_float(images, rescale)
         if not simple:
             x = backend.current().to_numpy(x)  # a user's function, and what works on a sample alone, know NumPy
             for i in range(len(x)):
-                x[i] = self.standardize(x[i] if drawn is None else self._recolour_sample(x[i], drawn, i))
+                x[i] = self.standardize(x[i] if changes is None else self._recolour(x[i], *changes.of(i)[1:]))
         return x.astype(self.dtype, copy=False)
 
     @property
@@ -240,14 +250,8 @@ class ImageDataGenerator:
         home = backend.current()
         return home.warp(home.asarray(images), matrices, self.fill_mode, self.cval, scale)
 
-    def _recolour_sample(self, x: np.ndarray, drawn: dict[str, Any], i: int) -> np.ndarray:
-        intensity, brightness = (drawn[name] for name in ("channel_shift_intensity", "brightness"))
-        return self._recolour(
-            x, None if intensity is None else intensity[i], None if brightness is None else brightness[i]
-        )
-
     @staticmethod
-    def _recolour(x: np.ndarray, intensity: float | None, brightness: float | None) -> np.ndarray:
+    def _recolour(x: np.ndarray, intensity: Any, brightness: Any) -> np.ndarray:
         if intensity is not None:
             x = shift_channels(x, intensity)
         return x if brightness is None else brighten(x, brightness)

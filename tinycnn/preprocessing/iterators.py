@@ -4,14 +4,14 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 
-from ..backend import current
+from ..backend import Backend, current
 from ..errors import DataError, UsageError
 from ..random import generator as random_generator
-from .augment import DRAWS
+from .augment import DRAWS, Changes
 from .decode import decode_files
 from .load import MAX_PIXELS, check_choice, check_whole, show
 from .scan import IMAGE_SUFFIXES, class_folders, image_files
@@ -32,6 +32,7 @@ class Iterator:
     """
 
     prepares_ahead = True  # `fit` may ask for the next batch in another thread while it trains on this one
+    image_shape: tuple[int, ...]
 
     def __init__(
         self, n: int, image_data_generator: "ImageDataGenerator", batch_size: int, shuffle: bool, seed: int | None
@@ -43,22 +44,20 @@ class Iterator:
         self.shuffle = bool(shuffle)
         self.seed = seed
         self.image_data_generator = image_data_generator
-        self._stored: tuple[Any, Any] | None = None  # a backend, and the images where it reads them fastest
         self._position = 0  # number of the batch that comes next
         self._lock = threading.Lock()
-        self._order: tuple[int, np.ndarray] = -1, np.arange(n)
-        self._draws: tuple[int, np.ndarray] = -1, np.empty((0, DRAWS))
+        self._pass: _Pass | None = None  # the last that a batch was asked of
 
     def batch(self, number: int) -> Any:
         """Batch `number` of the stream, counted from 0: (x, y), or x alone where there are no labels."""
         if number < 0:
             raise UsageError(f"batch {number}: batches are counted from 0")
         in_pass, index = divmod(int(number), len(self))
-        samples = self._pass_order(in_pass)[index * self.batch_size : (index + 1) * self.batch_size]
-        images = self._images(samples)
-        if not self.image_data_generator.augments:
-            return self._labelled(self.image_data_generator.prepare(images), samples)
-        return self._labelled(self.image_data_generator.prepare(images, self._pass_draws(in_pass)[samples]), samples)
+        here = self._this_pass(in_pass)
+        batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        images = here.home.rows(here.images, here.rows[batch])
+        changes = here.changes and here.changes.of(batch)
+        return self._labelled(self.image_data_generator.prepare(images, changes), here.order[batch])
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size)
@@ -88,37 +87,44 @@ class Iterator:
         with self._lock:
             self._position = (self._position // len(self) + 1) * len(self)
 
-    def _pass_order(self, number: int) -> np.ndarray:
-        if not self.shuffle:
-            return self._order[1]
-        known, order = self._order  # one assignment, so that no thread sees half of it
-        if known != number:
+    def _this_pass(self, number: int) -> "_Pass":
+        home, known = current(), self._pass
+        if known and (known.number, known.home) == (number, home):
+            return known
+        images, rows = self._source()
+        stored = known.images if known and known.home is home else home.stored(images)
+        order = np.arange(self.n)
+        if self.shuffle:
             order = random_generator(self.seed or 0, "shuffle", number).permutation(self.n)
-            self._order = number, order
-        return order
+        rows = home.asarray(rows[order]) if home.holds(stored) else rows[order]
+        here = self._pass = _Pass(number, home, stored, order, rows, self._pass_changes(number, order, home))
+        return here
 
-    def _pass_draws(self, number: int) -> np.ndarray:
-        """Uniform numbers (N, DRAWS) for the changes in a pass: a sample's row depends on nothing but these."""
-        known, draws = self._draws
-        if known != number:
-            draws = random_generator(self.seed or 0, "augment", number).random((self.n, DRAWS))
-            self._draws = number, draws
-        return draws
+    def _pass_changes(self, number: int, order: np.ndarray, home: Backend) -> Changes | None:
+        if not self.image_data_generator.augments:
+            return None
+        draws = random_generator(self.seed or 0, "augment", number).random((self.n, DRAWS))  # a row for each sample
+        changes = self.image_data_generator.changes(draws[order], self.image_shape)
+        return changes if changes.matrices is None else changes._replace(matrices=home.stored(changes.matrices))
 
-    def _images(self, samples: np.ndarray) -> Any:
-        """The stored images (N, H, W, C) of these samples."""
+    def _source(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images (ROWS, H, W, C), and the row of each sample (N,)."""
         raise NotImplementedError
-
-    def _taken(self, images: np.ndarray, rows: np.ndarray) -> Any:
-        """Rows of all images, which a GPU keeps in its own memory."""
-        home = current()
-        if self._stored is None or self._stored[0] is not home:
-            self._stored = home, home.stored(images)
-        return home.rows(self._stored[1], rows)
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         """The finished batch with its labels."""
         raise NotImplementedError
+
+
+class _Pass(NamedTuple):
+    """What the batches of a pass are cut from; a GPU keeps images, rows and maps in its own memory."""
+
+    number: int
+    home: Backend
+    images: Any  # (ROWS, H, W, C)
+    order: np.ndarray  # of the samples (N,)
+    rows: Any  # those of the images, in that order (N,)
+    changes: Changes | None  # in that order
 
 
 class DirectoryIterator(Iterator):
@@ -213,7 +219,6 @@ class DirectoryIterator(Iterator):
         self.filepaths = [paths[i] for i in self._rows]
         self.filenames = [os.path.relpath(path, self.directory) for path in self.filepaths]
         self.n = self.samples = len(self._rows)
-        self._order = -1, np.arange(self.n)
         print(f"Found {self.n} images belonging to {self.num_classes} classes.")
         if failed:
             print(self._skipped_line(), file=sys.stderr)
@@ -223,8 +228,8 @@ class DirectoryIterator(Iterator):
         more = f"; and {len(self.skipped) - 3} more (see .skipped)" if len(self.skipped) > 3 else ""
         return f"Skipped {len(self.skipped)} unreadable file{'s' if len(self.skipped) > 1 else ''}: {shown}{more}"
 
-    def _images(self, samples: np.ndarray) -> Any:
-        return self._taken(self._cache, self._rows[samples])
+    def _source(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._cache, self._rows
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         if self.class_mode is None:
@@ -269,8 +274,8 @@ class NumpyArrayIterator(Iterator):
         self.y = y
         self.image_shape = x.shape[1:]
 
-    def _images(self, samples: np.ndarray) -> Any:
-        return self._taken(self.x, samples)
+    def _source(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.x, np.arange(self.n)
 
     def _labelled(self, x: np.ndarray, samples: np.ndarray) -> Any:
         return x if self.y is None else (x, self.y[samples])
