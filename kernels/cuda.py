@@ -155,10 +155,16 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
 
 def _convolution_gradients(gy, winner, x, w, win: Windows, pool: Windows, input_needed: bool, gw, gb):
     gw, gb = _or_new(gw, w.shape), _or_new(gb, w.shape[3:])
+    routed = None if winner is NOTHING else _routed_tiles(x.shape, w.shape, win, pool)
+    gx = _empty(x.shape) if input_needed else None
+    if routed:
+        _routed_weight_gradients(routed, _ready(x), gy, winner, gw, gb, win, pool)
+        if gx is not None:
+            _routed_input_gradient(routed, gy, winner, _ready(w), gx, win, pool)
+        return gx, gw, gb
     _weight_gradients(_ready(x), gy, winner, gw, gb, win, pool)
-    if not input_needed:
-        return None, gw, gb
-    gx = _empty(x.shape)
+    if gx is None:
+        return gx, gw, gb
     kernel = win.kh, win.kw
     task = Convolution(w.shape[3], w.shape[2], kernel, (1, 1), (1, 1), (1, 1), (_pool_of(pool), (win.sh, win.sw)))
     spread = (win.oh - 1) * win.sh + 1, (win.ow - 1) * win.sw + 1  # the gradient with its gaps
@@ -299,6 +305,67 @@ def _weight_gradients(x, gy, winner, gw, gb, win: Windows, pool: Windows) -> Non
     _add_pieces(pieces, gw, gb)
 
 
+class RoutedTiles(NamedTuple):
+    """What convolution_routed.cu is compiled for."""
+
+    channels: int
+    filters: int
+    kernel: Pair
+    pool: Pair
+    windows: int  # side by side in a tile
+    warps: int = 8
+    filters_each: int = 2  # of a warp, for the gradients of weights
+    chunk: int = 16  # filters staged at once, for the gradient of the input
+
+    def macros(self) -> Iterator[tuple[str, int]]:
+        yield from (("CHANNELS", self.channels), ("FILTERS", self.filters))
+        yield from (*_two("KERNEL", self.kernel), *_two("POOL", self.pool))
+        yield from (("WINDOWS", self.windows), ("WARPS", self.warps), ("FILTERS_EACH", self.filters_each))
+        yield ("CHUNK", self.chunk)
+
+    def kernel_named(self, name: str) -> Any:
+        return _kernel("convolution_routed.cu", name, tuple(self.macros()))
+
+
+@lru_cache
+def _routed_tiles(image: tuple[int, ...], weights: tuple[int, ...], win: Windows, pool: Windows) -> RoutedTiles | None:
+    """Tiles that fit in registers, where convolution_routed.cu can and should be used."""
+    (n, _, _, channels), (kh, kw, _, filters) = image, weights
+    simple = (win.sh, win.sw) == (1, 1) and (pool.kh, pool.kw) == (pool.sh, pool.sw)
+    if not simple or channels < 16 or kh * kw > 9 or pool.kh * pool.kw > 6:
+        return None
+    widest = 8 if n * pool.oh * pool.ow >= 128 * PROCESSORS else 4  # fewer, for more warps
+    for windows in range(_share(_pool_columns(win, pool), widest), 0, -1):
+        if (pool.kh + kh - 1) * (windows * pool.kw + kw - 1) <= 72:
+            return RoutedTiles(channels, filters, (kh, kw), (pool.kh, pool.kw), windows)
+    return None
+
+
+def _pool_columns(win: Windows, pool: Windows) -> int:
+    """How many windows of the pool, side by side on the padded image, it takes to cover the image."""
+    return (win.left + win.w - 1) // pool.kw - win.left // pool.kw + 1
+
+
+def _routed_input_gradient(tiles: RoutedTiles, gy, winner, w, gx, win: Windows, pool: Windows) -> None:
+    n, h, width, channels = gx.shape
+    rows, columns = (win.top + h - 1) // pool.kh - win.top // pool.kh + 1, _pool_columns(win, pool)
+    blocks = n * -(-rows // tiles.warps) * -(-columns // tiles.windows), -(-channels // 32)
+    sizes = n, h, width, win.top, win.left, pool.oh, pool.ow, rows, columns
+    kernel = tiles.kernel_named("input_gradient_routed")
+    _launch(kernel, blocks, 32 * tiles.warps, gy, winner, w, gx, *sizes)
+
+
+def _routed_weight_gradients(tiles: RoutedTiles, x, gy, winner, gw, gb, win: Windows, pool: Windows) -> None:
+    n, oh, ow, filters = gy.shape
+    shares = -(-filters // (tiles.warps * tiles.filters_each)), -(-x.shape[3] // 32)
+    count = min(n * oh * -(-ow // tiles.windows), max(1, 2 * PROCESSORS // (shares[0] * shares[1])))
+    pieces = _empty((count, gw.size + gb.size))
+    sizes = n, win.h, win.w, win.top, win.left, oh, ow
+    kernel = tiles.kernel_named("weight_gradients_routed")
+    _launch(kernel, (count, *shares), 32 * tiles.warps, x, gy, winner, pieces, *sizes)
+    _add_pieces(pieces, gw, gb)
+
+
 def _add_pieces(pieces, first, second) -> None:
     """The sum of pieces (COUNT, SIZE) into `first`, and what does not fit there into `second`."""
     count, size = pieces.shape
@@ -331,7 +398,7 @@ class WeightTiles(NamedTuple):
         sides = zip(self.tile, task.pool_strides, task.pool, task.strides, self.taps, strict=True)
         patch_h, patch_w = (((tile - 1) * step + size - 1) * stride + taps for tile, step, size, stride, taps in sides)
         channels = self.groups * self.channels
-        pixel = channels + 4 if self.channels == 4 else channels
+        pixel = {3: 4, 4: channels + 4}.get(self.channels, channels)
         sums = self.taps[0] * self.taps[1] * channels * 32
         return 4 * max(patch_h * patch_w * pixel, sums) + 8 * 32 * self.tile[0] * self.tile[1] + 16
 
@@ -361,7 +428,7 @@ def dense(x, w, b, relu: bool):
         _launch_flat(_kernel("dense.cu", "add_bias"), y.size, y, b, units, int(relu))
         return y
     tiles = -(-units // 32), -(-n // 32)
-    ranges = 1 if inputs <= 256 else max(1, 4 * PROCESSORS // max(1, tiles[0] * tiles[1]))
+    ranges = 1 if inputs <= 256 else max(1, min(PROCESSORS, 12 * PROCESSORS // max(1, tiles[0] * tiles[1])))
     depth = 32 * max(1, -(-inputs // (32 * ranges)))  # inputs of a range: whole tiles
     ranges = max(1, -(-inputs // depth))
     pieces = y if ranges == 1 else _empty((ranges, n, units))
@@ -390,7 +457,7 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
             cupy.dot(g, w.T, out=gx)
         return gx, gw, gb
     across, down = -(-units // 32), -(-inputs // 32)
-    blocks = across * down + -(-units // 64) + (-(-n // 32) * down if input_needed else 0)
+    blocks = across * down + -(-units // 8) + (-(-n // 32) * down if input_needed else 0)
     sizes = n, inputs, units, int(relu)
     target = gx if gx is not None else NOTHING
     _launch(_kernel("dense.cu", "dense_gradients"), (blocks,), 64, gy, y, x, w, gw, gb, target, *sizes)

@@ -30,6 +30,19 @@ struct Matrix {
         const Index k = (Index)row * columns + column;
         return keep == nullptr || keep[k] > 0.0f ? data[k] : 0.0f;
     }
+
+    // Four numbers side by side, in one read where they lie on a 16-byte boundary.
+    __device__ float4 four_at(int row, int column) const
+    {
+        const Index k = (Index)row * columns + column;
+        const bool aligned = ((size_t)(data + k) | (keep == nullptr ? 0 : (size_t)(keep + k))) % 16 == 0;
+        if (row >= rows || column + 3 >= columns || !aligned)
+            return {at(row, column), at(row, column + 1), at(row, column + 2), at(row, column + 3)};
+        float4 x = *reinterpret_cast<const float4 *>(data + k);
+        if (keep == nullptr) return x;
+        const float4 y = *reinterpret_cast<const float4 *>(keep + k);
+        return {y.x > 0.0f ? x.x : 0.0f, y.y > 0.0f ? x.y : 0.0f, y.z > 0.0f ? x.z : 0.0f, y.w > 0.0f ? x.w : 0.0f};
+    }
 };
 
 constexpr int TILE = 32;             // rows and columns of a tile of the product, and how deep it is staged at once
@@ -39,22 +52,27 @@ constexpr int THREADS = SIDE * SIDE;
 constexpr int PITCH = TILE + 4;      // a multiple of 4, for 16-byte reads, and not one of 32, the banks
 
 // Copies the tile whose number (depth, across) is m(across, depth), or m(depth, across) if `turned`: neighbouring
-// threads read neighbouring numbers of m in both cases. What lies at `end` and beyond reads as 0.
+// threads read neighbouring numbers of m in both cases, four each.
 template <bool turned>
-__device__ void stage(float (*tile)[PITCH], const Matrix &m, int depth, int end, int across)
+__device__ void stage(float (*tile)[PITCH], const Matrix &m, int depth, int across)
 {
-#pragma unroll 8
-    for (int k = threadIdx.x; k < TILE * TILE; k += THREADS) {
-        const int d = turned ? k / TILE : k % TILE, a = turned ? k % TILE : k / TILE;
-        const float value = turned ? m.at(depth + d, across + a) : m.at(across + a, depth + d);
-        tile[d][a] = depth + d < end ? value : 0.0f;
+#pragma unroll
+    for (int k = threadIdx.x; k < TILE * TILE / 4; k += THREADS) {
+        const int slow = k / (TILE / 4), fast = k % (TILE / 4) * 4;
+        if (turned) {
+            *reinterpret_cast<float4 *>(&tile[slow][fast]) = m.four_at(depth + slow, across + fast);
+        } else {
+            const float4 four = m.four_at(across + slow, depth + fast);
+            tile[fast][slow] = four.x, tile[fast + 1][slow] = four.y;
+            tile[fast + 2][slow] = four.z, tile[fast + 3][slow] = four.w;
+        }
     }
 }
 
 // What changed: a block stages tiles of both matrices in shared memory, and a thread keeps 4 x 4 sums in registers.
 // Why it is faster: each number fetched from the device's memory is used 32 times, and each one read from shared
-// memory 4 times. Adds a (ROWS, DEPTH) @ b (DEPTH, COLUMNS) to the sums, for depths from first to end; either matrix
-// may lie in memory turned round: a as (DEPTH, ROWS), b as (COLUMNS, DEPTH).
+// memory 4 times. Adds a (ROWS, DEPTH) @ b (DEPTH, COLUMNS) to the sums, for depths from first to end: whole tiles,
+// but at the end of the matrices. Either may lie in memory turned round: a as (DEPTH, ROWS), b as (COLUMNS, DEPTH).
 template <bool a_turned, bool b_turned>
 __device__ void multiply(
     const Matrix &a, const Matrix &b, int row, int column, int first, int end, float (*tile_a)[PITCH],
@@ -62,8 +80,8 @@ __device__ void multiply(
 {
     const int across = threadIdx.x % SIDE * EACH, down = threadIdx.x / SIDE * EACH;
     for (int depth = first; depth < end; depth += TILE) {
-        stage<a_turned>(tile_a, a, depth, end, row);
-        stage<!b_turned>(tile_b, b, depth, end, column);
+        stage<a_turned>(tile_a, a, depth, row);
+        stage<!b_turned>(tile_b, b, depth, column);
         __syncthreads();
 #pragma unroll 8
         for (int d = 0; d < TILE; d++) {
@@ -97,7 +115,7 @@ __device__ void write(
 // What changed: besides tiles, the inputs are cut into gridDim.z ranges, each a block's: 32 samples and 128 units are
 // only 4 tiles, for 132 processors. The products of range z go to y[z] (N, UNITS), and sums.cu adds them in order.
 // A single range has nothing to add: then bias and ReLU are done here.
-extern "C" __global__ void __launch_bounds__(THREADS) dense(
+extern "C" __global__ void __launch_bounds__(THREADS, 8) dense(
     const float *x, const float *w, const float *bias, float *y, int n, int inputs, int units, int range, int relu)
 {
     __shared__ __align__(16) float tile_x[TILE][PITCH];
@@ -113,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) dense(
 // The gradients: gw = x.T @ g, gb = the sum of g's rows, gx = g @ w.T, where g is gy, stopped where ReLU stopped y.
 // What changed: they need nothing of each other, so the blocks of one launch share them, first those of gw, then those
 // of gb, then those of gx. Why it is faster: at batch 32 starting a kernel costs as much as running it.
-extern "C" __global__ void __launch_bounds__(THREADS) dense_gradients(
+extern "C" __global__ void __launch_bounds__(THREADS, 8) dense_gradients(
     const float *gy, const float *y, const float *x, const float *w, float *gw, float *gb, float *gx,
     int n, int inputs, int units, int relu)
 {
@@ -121,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) dense_gradients(
     __shared__ __align__(16) float tile_b[TILE][PITCH];
     const Matrix g = {gy, n, units, relu ? y : nullptr};
     const int across = (units + TILE - 1) / TILE, down = (inputs + TILE - 1) / TILE;
-    const int for_bias = (units + THREADS - 1) / THREADS;
+    const int for_bias = (units + SIDE - 1) / SIDE;
     int block = blockIdx.x;
     float sums[EACH][EACH] = {};
     if (block < across * down) {
@@ -132,11 +150,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) dense_gradients(
     }
     block -= across * down;
     if (block < for_bias) {
-        const int unit = block * THREADS + threadIdx.x;
-        float sum = 0.0f;
-#pragma unroll 8
-        for (int sample = 0; sample < n; sample++) sum += g.at(sample, unit);
-        if (unit < units) gb[unit] = sum;
+        const int unit = block * SIDE + threadIdx.x % SIDE, part = threadIdx.x / SIDE;
+        float sum = 0.0f;  // of every 8th sample; then one thread adds those of a unit
+#pragma unroll 4
+        for (int sample = part; sample < n; sample += SIDE) sum += g.at(sample, unit);
+        tile_a[part][threadIdx.x % SIDE] = sum;
+        __syncthreads();
+        if (part > 0 || unit >= units) return;
+        for (int other = 1; other < SIDE; other++) sum += tile_a[other][threadIdx.x];
+        gb[unit] = sum;
         return;
     }
     block -= for_bias;

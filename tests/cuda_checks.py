@@ -20,6 +20,11 @@ HARD = [
     ("positions too far apart for a tile", (1, 121, 121, 1), (1, 1, 1, 3), {"strides": 40, "pool_size": 4}),
     ("more channels than a tile", (1, 5, 6, 37), (3, 3, 37, 6), {"padding": "same"}),
     ("more filters than a block", (1, 5, 6, 3), (2, 2, 3, 69), {}),
+    ("many channels", (2, 11, 24, 32), (3, 3, 32, 32), {}),
+    ("many channels, padded unevenly", (2, 13, 15, 20), (3, 3, 20, 19), {"padding": ((1, 2), (0, 1))}),
+    ("many channels, pools of 3x2", (1, 12, 17, 33), (2, 3, 33, 5), {"pool_size": (3, 2), "padding": "same"}),
+    ("many channels, more padding than a pool", (1, 7, 6, 16), (3, 3, 16, 3), {"padding": 2, "pool_size": (1, 2)}),
+    ("many channels, one window", (3, 4, 4, 17), (3, 3, 17, 1), {}),
 ]
 SOME = {
     "ConvReLUMaxPool2D": ("usual", "on the grain", "same, stride", "padded unevenly", "overlapping pool",
@@ -88,6 +93,7 @@ def everything(kernels: Any) -> Iterator[np.ndarray]:
     y, winner = kernels.conv_relu_max_pool2d(x, w, b, win, pool)
     yield from (y, winner)
     yield from kernels.conv_relu_max_pool2d_backward(random(y.shape)[0], winner, x, w, win, pool, True)
+    yield from many_channels(kernels)
     for relu in (True, False):
         y = kernels.conv2d(x, w, b, win, relu)
         yield y
@@ -112,6 +118,14 @@ def everything(kernels: Any) -> Iterator[np.ndarray]:
             yield kernels.warp(images, matrices(2), mode, 3.0, 1 / 255)
     for _, shape, win in geometries():
         check_windows(kernels, shape, win, np.float64)
+
+
+def many_channels(kernels: Any) -> Iterator[np.ndarray]:
+    x, w, b = random((3, 9, 13, 18), (3, 2, 18, 21), (21,))
+    win = windows(x.shape[1:3], w.shape[:2], 1, 1)
+    pool = windows((win.oh, win.ow), 2, 2)
+    y, winner = kernels.conv_relu_max_pool2d(x, w, b, win, pool)
+    yield from kernels.conv_relu_max_pool2d_backward(random(y.shape)[0], winner, x, w, win, pool, True)
 
 
 def beside_naive(kernels: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:

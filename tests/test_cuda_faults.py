@@ -33,8 +33,16 @@ def convolution(_) -> None:
     check_exact(ConvReLU, 0, [(2, 7, 14, 40), (3, 3, 40, 20), (20,)], {"strides": 2})
 
 
+def routed(_) -> None:
+    check_exact(ConvReLUMaxPool2D, 0, [(2, 11, 19, 18), (3, 2, 18, 21), (21,)], {"padding": 1})
+
+
 def dense(_) -> None:
     check_exact(DenseReLU, 0, DENSE, {})
+
+
+def dense_on_the_grain(_) -> None:
+    check_exact(DenseReLU, 0, [(37, 300), (300, 36), (36,)], {})
 
 
 def winners(_) -> None:
@@ -91,8 +99,7 @@ FAULTS = [
     Fault("gradients replaced while others read them", pooled,
           f"sums);\n        }}\n        {SYNC}", "sums);\n        }\n"),
     Fault("slices that add at one time", convolution, f"+ bias;\n        }}\n        {SYNC}", "+ bias;\n        }\n"),
-    Fault("dense tile used before it is there", dense, f"b, depth, end, column);\n        {SYNC}",
-          "b, depth, end, column);\n"),
+    Fault("dense tile used before it is there", dense, f"b, depth, column);\n        {SYNC}", "b, depth, column);\n"),
     Fault("dense tile replaced while others read it", dense, f"sums[r][s]);\n        }}\n        {SYNC}",
           "sums[r][s]);\n        }\n"),
     Fault("pieces added before they are there", dense, f"[lane] = total;\n    {SYNC}", "[lane] = total;\n"),
@@ -123,7 +130,18 @@ FAULTS = [
           "Index end = (tiles * (blockIdx.x + 1) - 1) / gridDim.x;"),
     Fault("ReLU's gradient everywhere", dense, "keep == nullptr || keep[k] > 0.0f", "true"),
     Fault("ranges that overlap", dense, "min(first + range, inputs)", "min(first + range + 1, inputs)"),
-    Fault("one sample's bias gradient missing", dense, "int sample = 0; sample < n", "int sample = 1; sample < n"),
+    Fault("a bias gradient of one less", dense, "int sample = part; sample <", "int sample = part; sample + 1 <"),
+    Fault("ReLU's gradient everywhere, where four are read", dense_on_the_grain, "y.w > 0.0f ? x.w : 0.0f", "x.w"),
+    Fault("routes used too early", routed, f"oh, ow);\n        }}\n        {SYNC}", "oh, ow);\n        }\n"),
+    Fault("routes replaced while others read them", routed,
+          f"sums[row][column]);\n{' ' * 32}}}\n{' ' * 24}}}\n{' ' * 16}}}\n        }}\n        {SYNC}",
+          f"sums[row][column]);\n{' ' * 32}}}\n{' ' * 24}}}\n{' ' * 16}}}\n        }}\n"),
+    Fault("windows above forgotten", routed, "ABOVE = (KERNEL_H + POOL_H - 2) / POOL_H", "ABOVE = 0"),
+    Fault("windows to the left forgotten", routed, "int v = -BEFORE; v < WINDOWS", "int v = 0; v < WINDOWS"),
+    Fault("a route to the wrong column", routed, "v * POOL_W + tap % POOL_W + b;", "v * POOL_W + tap / POOL_W + b;"),
+    Fault("a patch one row off", routed, "i * POOL_H - top + row, q", "i * POOL_H - top + row + 1, q"),
+    Fault("filters of the neighbour warp", routed, "warp * FILTERS_EACH + f];", "warp * FILTERS_EACH];"),
+    Fault("ragged filters of the weights", routed, "if (column >= FILTERS) continue;", ""),
     Fault("last of the largest in a pool", pools, "if (value > best || (v", "if (value >= best || (v"),
     Fault("stride ignored on the way back", pools, "? start / stride : -1", "? start : -1"),
     Fault("dilation for padding", pools, "- top + tap / kw * dh", "+ tap / kw * dh"),
