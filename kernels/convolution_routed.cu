@@ -1,10 +1,11 @@
-// The gradients of a convolution under a max-pool, for images of many channels. A pool's window sends each filter's
-// gradient to one of its positions, or ReLU stops it: of the products of a dense convolution, these kernels make one in
-// four or fewer.
+// The gradient of the input of a convolution under a max-pool, for images of many channels. A pool's window sends each
+// filter's gradient to one of its positions, or ReLU stops it: of the products of a dense convolution, one in four or
+// fewer is made here.
 //
-// What changed against convolution.cu and convolution_weights.cu, whose naive kernels say what is computed: the 32
-// threads of a warp take 32 channels of the same place of an image. Why it is faster: which way a gradient went is then
-// asked once for the whole warp, which never parts ways, and all that its threads need lies in registers by then.
+// What changed against convolution.cu, whose convolve_naive says what is computed: the 32 threads of a warp take 32
+// channels of the same place of an image. Why it is faster: which way a gradient went is then asked once for the whole
+// warp, which never parts ways, and all that its threads need lies in registers by then. (The weights' gradients, done
+// in this manner, took half as long again as in convolution_weights.cu: each warp must load the image anew.)
 //
 // For pools that do not overlap, over convolutions without strides. Images are (N, H, W, CHANNELS), weights
 // (KERNEL_H, KERNEL_W, CHANNELS, FILTERS), gradients (N, OH, OW, FILTERS), all float32; sizes of tiles are macros.
@@ -33,8 +34,8 @@ __device__ Route route_at(const float *gy, const signed char *winner, int n, int
 constexpr int ABOVE = (KERNEL_H + POOL_H - 2) / POOL_H, BEFORE = (KERNEL_W + POOL_W - 2) / POOL_W;
 constexpr int PITCH = LANES + 1;  // odd: threads that write one number of every filter's weights meet in no bank
 
-// The gradient of the input. A warp has POOL_H rows of the padded image, as wide as WINDOWS pool windows, and gathers
-// what the windows in and before them send there; the warps of a block have rows below each other.
+// A warp has POOL_H rows of the padded image, as wide as WINDOWS pool windows, and gathers what the windows in and
+// before them send there; the warps of a block have rows below each other.
 extern "C" __global__ void __launch_bounds__(THREADS) input_gradient_routed(
     const float *gy, const signed char *winner, const float *w, float *gx,
     int n, int h, int width, int top, int left, int oh, int ow, int rows, int columns)
@@ -100,71 +101,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) input_gradient_routed(
             if (r < 0 || r >= h || q < 0 || q >= width || channel + lane >= CHANNELS) continue;
             gx[(((Index)image * h + r) * width + q) * CHANNELS + channel + lane] = sums[row][column];
         }
-}
-
-// What a tile of windows in a row meets of the image.
-constexpr int PATCH_H = POOL_H + KERNEL_H - 1, PATCH_W = WINDOWS * POOL_W + KERNEL_W - 1;
-
-// The gradients of weights and bias, in pieces that sums.cu adds: a block has all filters that its warps have together,
-// and walks over its share of the tiles, WINDOWS windows side by side; a warp sees them with FILTERS_EACH filters.
-// Piece p of `pieces` has (KERNEL_H * KERNEL_W * CHANNELS + 1, FILTERS) numbers: the weights, then the bias.
-extern "C" __global__ void __launch_bounds__(THREADS) weight_gradients_routed(
-    const float *x, const float *gy, const signed char *winner, float *pieces,
-    int n, int h, int width, int top, int left, int oh, int ow)
-{
-    __shared__ Route routes[WINDOWS][WARPS * FILTERS_EACH];
-
-    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
-    const int filter = blockIdx.y * WARPS * FILTERS_EACH, channel = blockIdx.z * LANES;
-    const int tiles_w = (ow + WINDOWS - 1) / WINDOWS;
-    const Index tiles = (Index)n * oh * tiles_w, end = tiles * (blockIdx.x + 1) / gridDim.x;
-    float sums[FILTERS_EACH][TAPS] = {}, bias[FILTERS_EACH] = {};
-    for (Index tile = tiles * blockIdx.x / gridDim.x; tile < end; tile++) {
-        const int image = tile / tiles_w / oh, i = tile / tiles_w % oh, j = tile % tiles_w * WINDOWS;
-        for (int k = threadIdx.x; k < WINDOWS * WARPS * FILTERS_EACH; k += THREADS) {
-            const int f = k % (WARPS * FILTERS_EACH), v = k / (WARPS * FILTERS_EACH);
-            routes[v][f] = route_at(gy, winner, image, i, j + v, filter + f, oh, ow);
-        }
-        float patch[PATCH_H][PATCH_W];
-#pragma unroll
-        for (int row = 0; row < PATCH_H; row++)
-#pragma unroll
-            for (int column = 0; column < PATCH_W; column++) {
-                const int r = i * POOL_H - top + row, q = j * POOL_W - left + column;
-                const bool inside = r >= 0 && r < h && q >= 0 && q < width && channel + lane < CHANNELS;
-                const Index at = (((Index)image * h + r) * width + q) * CHANNELS + channel + lane;
-                patch[row][column] = inside ? x[at] : 0.0f;
-            }
-        __syncthreads();
-#pragma unroll
-        for (int v = 0; v < WINDOWS; v++)
-#pragma unroll
-            for (int f = 0; f < FILTERS_EACH; f++) {
-                const Route route = routes[v][warp * FILTERS_EACH + f];
-#pragma unroll
-                for (int tap = 0; tap < POOL_H * POOL_W; tap++)
-                    if (route.tap == tap) {
-                        bias[f] += route.gradient;
-#pragma unroll
-                        for (int a = 0; a < KERNEL_H; a++)
-#pragma unroll
-                            for (int b = 0; b < KERNEL_W; b++)
-                                sums[f][a * KERNEL_W + b] = fmaf(
-                                    route.gradient, patch[tap / POOL_W + a][v * POOL_W + tap % POOL_W + b],
-                                    sums[f][a * KERNEL_W + b]);
-                    }
-            }
-        __syncthreads();
-    }
-
-    float *piece = pieces + (Index)blockIdx.x * (TAPS * CHANNELS + 1) * FILTERS;
-#pragma unroll
-    for (int f = 0; f < FILTERS_EACH; f++) {
-        const int column = filter + warp * FILTERS_EACH + f;
-        if (column >= FILTERS) continue;
-#pragma unroll
-        for (int tap = 0; tap < TAPS; tap++)
-            if (channel + lane < CHANNELS) piece[((Index)tap * CHANNELS + channel + lane) * FILTERS + column] = sums[f][tap];
-        if (blockIdx.z == 0 && lane == 0) piece[(Index)TAPS * CHANNELS * FILTERS + column] = bias[f];
-    }
 }

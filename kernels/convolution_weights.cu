@@ -44,9 +44,7 @@ extern "C" __global__ void weight_gradient_naive(
 constexpr int LANES = 32;  // a warp has one filter for each thread
 constexpr int THREADS = LANES * GROUPS * SLICES;
 constexpr int BLOCK_CHANNELS = GROUPS * CHANNELS_EACH;
-// Numbers from pixel to pixel: a multiple of 4 where one read takes 3 or 4 channels, and not one of 32, the banks.
-constexpr int PIXEL = CHANNELS_EACH == 3 ? 4 : CHANNELS_EACH == 4 ? BLOCK_CHANNELS + 4 : BLOCK_CHANNELS;
-static_assert(CHANNELS_EACH != 3 || GROUPS == 1, "threads of 3 channels read the padding of others'");
+constexpr int PIXEL = CHANNELS_EACH % 4 ? BLOCK_CHANNELS : BLOCK_CHANNELS + 4;  // not a multiple of 32, the banks
 constexpr int PATCH_H = ((TILE_H - 1) * POOL_STRIDE_H + POOL_H - 1) * STRIDE_H + TAPS_H;
 constexpr int PATCH_W = ((TILE_W - 1) * POOL_STRIDE_W + POOL_W - 1) * STRIDE_W + TAPS_W;
 constexpr int BLOCK_SUMS = TAPS_H * TAPS_W * BLOCK_CHANNELS * LANES;
@@ -90,14 +88,16 @@ __device__ void multiply(const float *window, float g, float (&sums)[TAPS_H][TAP
 #pragma unroll
         for (int b = 0; b < TAPS_W; b++) {
             const float *x = window + (a * PATCH_W + b) * PIXEL;
-#if CHANNELS_EACH == 3 || CHANNELS_EACH == 4
+#if CHANNELS_EACH == 4
             const float4 four = *reinterpret_cast<const float4 *>(x);
-            const float numbers[4] = {four.x, four.y, four.z, four.w};
+            sums[a][b][0] = fmaf(four.x, g, sums[a][b][0]);
+            sums[a][b][1] = fmaf(four.y, g, sums[a][b][1]);
+            sums[a][b][2] = fmaf(four.z, g, sums[a][b][2]);
+            sums[a][b][3] = fmaf(four.w, g, sums[a][b][3]);
 #else
-            const float *numbers = x;
-#endif
 #pragma unroll
-            for (int c = 0; c < CHANNELS_EACH; c++) sums[a][b][c] = fmaf(numbers[c], g, sums[a][b][c]);
+            for (int c = 0; c < CHANNELS_EACH; c++) sums[a][b][c] = fmaf(x[c], g, sums[a][b][c]);
+#endif
         }
 }
 

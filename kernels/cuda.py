@@ -155,21 +155,18 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
 
 def _convolution_gradients(gy, winner, x, w, win: Windows, pool: Windows, input_needed: bool, gw, gb):
     gw, gb = _or_new(gw, w.shape), _or_new(gb, w.shape[3:])
-    routed = None if winner is NOTHING else _routed_tiles(x.shape, w.shape, win, pool)
-    gx = _empty(x.shape) if input_needed else None
-    if routed:
-        _routed_weight_gradients(routed, _ready(x), gy, winner, gw, gb, win, pool)
-        if gx is not None:
-            _routed_input_gradient(routed, gy, winner, _ready(w), gx, win, pool)
-        return gx, gw, gb
     _weight_gradients(_ready(x), gy, winner, gw, gb, win, pool)
-    if gx is None:
+    if not input_needed:
+        return None, gw, gb
+    gx, w = _empty(x.shape), _ready(w)
+    if winner is not NOTHING and (tiles := _routed_tiles(x.shape, w.shape, win, pool)):
+        _routed_input_gradient(tiles, gy, winner, w, gx, win, pool)
         return gx, gw, gb
     kernel = win.kh, win.kw
     task = Convolution(w.shape[3], w.shape[2], kernel, (1, 1), (1, 1), (1, 1), (_pool_of(pool), (win.sh, win.sw)))
     spread = (win.oh - 1) * win.sh + 1, (win.ow - 1) * win.sw + 1  # the gradient with its gaps
     sizes = *spread, *gy.shape[1:3], win.kh - 1 - win.top, win.kw - 1 - win.left
-    _convolve(task, gy, winner, _ready(w), NOTHING, gx, NOTHING, sizes, relu=False)
+    _convolve(task, gy, winner, w, NOTHING, gx, NOTHING, sizes, relu=False)
     return gx, gw, gb
 
 
@@ -314,17 +311,12 @@ class RoutedTiles(NamedTuple):
     pool: Pair
     windows: int  # side by side in a tile
     warps: int = 8
-    filters_each: int = 2  # of a warp, for the gradients of weights
-    chunk: int = 16  # filters staged at once, for the gradient of the input
+    chunk: int = 16  # filters staged at once
 
     def macros(self) -> Iterator[tuple[str, int]]:
         yield from (("CHANNELS", self.channels), ("FILTERS", self.filters))
         yield from (*_two("KERNEL", self.kernel), *_two("POOL", self.pool))
-        yield from (("WINDOWS", self.windows), ("WARPS", self.warps), ("FILTERS_EACH", self.filters_each))
-        yield ("CHUNK", self.chunk)
-
-    def kernel_named(self, name: str) -> Any:
-        return _kernel("convolution_routed.cu", name, tuple(self.macros()))
+        yield from (("WINDOWS", self.windows), ("WARPS", self.warps), ("CHUNK", self.chunk))
 
 
 @lru_cache
@@ -336,7 +328,7 @@ def _routed_tiles(image: tuple[int, ...], weights: tuple[int, ...], win: Windows
         return None
     widest = 8 if n * pool.oh * pool.ow >= 128 * PROCESSORS else 4  # fewer, for more warps
     for windows in range(_share(_pool_columns(win, pool), widest), 0, -1):
-        if (pool.kh + kh - 1) * (windows * pool.kw + kw - 1) <= 72:
+        if pool.kh * windows * pool.kw <= 32:
             return RoutedTiles(channels, filters, (kh, kw), (pool.kh, pool.kw), windows)
     return None
 
@@ -351,19 +343,8 @@ def _routed_input_gradient(tiles: RoutedTiles, gy, winner, w, gx, win: Windows, 
     rows, columns = (win.top + h - 1) // pool.kh - win.top // pool.kh + 1, _pool_columns(win, pool)
     blocks = n * -(-rows // tiles.warps) * -(-columns // tiles.windows), -(-channels // 32)
     sizes = n, h, width, win.top, win.left, pool.oh, pool.ow, rows, columns
-    kernel = tiles.kernel_named("input_gradient_routed")
+    kernel = _kernel("convolution_routed.cu", "input_gradient_routed", tuple(tiles.macros()))
     _launch(kernel, blocks, 32 * tiles.warps, gy, winner, w, gx, *sizes)
-
-
-def _routed_weight_gradients(tiles: RoutedTiles, x, gy, winner, gw, gb, win: Windows, pool: Windows) -> None:
-    n, oh, ow, filters = gy.shape
-    shares = -(-filters // (tiles.warps * tiles.filters_each)), -(-x.shape[3] // 32)
-    count = min(n * oh * -(-ow // tiles.windows), max(1, 2 * PROCESSORS // (shares[0] * shares[1])))
-    pieces = _empty((count, gw.size + gb.size))
-    sizes = n, win.h, win.w, win.top, win.left, oh, ow
-    kernel = tiles.kernel_named("weight_gradients_routed")
-    _launch(kernel, (count, *shares), 32 * tiles.warps, x, gy, winner, pieces, *sizes)
-    _add_pieces(pieces, gw, gb)
 
 
 def _add_pieces(pieces, first, second) -> None:
@@ -398,7 +379,7 @@ class WeightTiles(NamedTuple):
         sides = zip(self.tile, task.pool_strides, task.pool, task.strides, self.taps, strict=True)
         patch_h, patch_w = (((tile - 1) * step + size - 1) * stride + taps for tile, step, size, stride, taps in sides)
         channels = self.groups * self.channels
-        pixel = {3: 4, 4: channels + 4}.get(self.channels, channels)
+        pixel = channels + 4 if self.channels == 4 else channels
         sums = self.taps[0] * self.taps[1] * channels * 32
         return 4 * max(patch_h * patch_w * pixel, sums) + 8 * 32 * self.tile[0] * self.tile[1] + 16
 
