@@ -62,9 +62,7 @@ def cross_entropy(z, y):
     return ops.binary_cross_entropy(ops.sigmoid(z), y)
 
 
-print(
-    f"{'z':>5} {'p':>8} {'squared: loss':>14} {'slope':>9} {'cross-entropy: loss':>20} {'slope':>9}   (the truth is 1)"
-)
+print(f"{'z':>5} {'p':>8} {'squared: loss':>14} {'slope':>9} {'cross-entropy: loss':>20} {'slope':>9}   (truth: 1)")
 for z in (2.0, 0.0, -2.0, -7.0):
     (s_loss, s_slope), (c_loss, c_slope) = slope(squared, z), slope(cross_entropy, z)
     print(f"{z:5.0f} {1 / (1 + np.exp(-z)):8.4f} {s_loss:14.4f} {s_slope:9.4f} {c_loss:20.4f} {c_slope:9.4f}")
@@ -80,18 +78,17 @@ assert -1 < c_slope < -0.99
 for z in (2.0, -7.0):
     p = 1 / (1 + np.exp(-z))
     by_chain = -1 / p * p * (1 - p)
-    print(
-        f"z = {z:2.0f}: -1/p * p (1 - p) = {by_chain:.6f}; p - y = {p - 1:.6f}; engine {slope(cross_entropy, z)[1]:.6f}"
-    )
+    engine = slope(cross_entropy, z)[1]
+    print(f"z = {z:2.0f}: -1/p * p (1 - p) = {by_chain:.6f}; p - y = {p - 1:.6f}; engine {engine:.6f}")
     assert np.isclose(by_chain, p - 1, rtol=1e-9)
-    assert np.isclose(slope(cross_entropy, z)[1], p - 1, rtol=1e-9)
+    assert np.isclose(engine, p - 1, rtol=1e-9)
 
 # %% [markdown]
 # ## Where float32 ends
 # The network computes in float32. From z = 16.64 on the sigmoid rounds to exactly 1 (lesson 4).
 # Now let the truth be 0, so the network is surely wrong, and should be pulled back hard.
-# log(1 - 1) would be minus infinity. Keras and this engine clip p to [1e-7, 1 - 1e-7] first. That saves the number, but
-# where it clips, the loss no longer changes with z: the slope is 0, and the network learns nothing from its worst mistake.
+# log(1 - 1) would be minus infinity. Keras and this engine clip p to [1e-7, 1 - 1e-7] first. That saves the number,
+# but where it clips, the loss no longer changes with z: the slope is 0, and nothing is learned from the worst mistake.
 #
 # The fused op takes z itself and computes max(z, 0) - z y + log(1 + e^-|z|): the same function on paper, and exact.
 
@@ -101,9 +98,7 @@ def from_logits(z, y):
     return fused.SigmoidBinaryCrossEntropy.apply(z, y)
 
 
-print(
-    f"\n{'z':>5} {'p in float32':>14} {'by p: loss':>12} {'slope':>9} {'by z: loss':>12} {'slope':>9}   (the truth is 0)"
-)
+print(f"\n{'z':>5} {'p in float32':>14} {'by p: loss':>12} {'slope':>9} {'by z: loss':>12} {'slope':>9}   (truth: 0)")
 for z in (-20.0, 2.0, 10.0, 15.0, 17.0, 40.0):
     p = ops.sigmoid(Tensor(np.float32(z).reshape(1))).item()
     by_p, by_z = slope(cross_entropy, z, 0.0, np.float32), slope(from_logits, z, 0.0, np.float32)
@@ -142,7 +137,7 @@ def draw(figure):
     right.set_ylabel("slope with respect to z")
     for axes in (left, right):
         axes.set_xlabel("logit z")
-        axes.legend(loc="upper left" if axes is left else "center left")
+    left.legend()
 
 
 picture("08_logits", draw, 10, 4)

@@ -39,7 +39,7 @@ def largest_move(**parameters):
 generator = ImageDataGenerator()
 x = fish("clownfish", 9)
 flipped = generator.apply_transform(x, {"flip_horizontal": True})
-assert np.abs(flipped - x[:, ::-1]).max() < 1e-6
+assert (flipped == x[:, ::-1]).all()
 print("a horizontal flip is the columns in reverse, to the last bit: nothing is mixed\n")
 
 # %% [markdown]
@@ -59,8 +59,8 @@ print(f"0.2 radians change the picture {change['0.2 radians = 11.46'] / change['
 assert change["0.2 radians = 11.46"] > 10 * change["0.2 degrees"]
 
 # %% [markdown]
-# In Keras the unit has been degrees since version 2.1.3 (January 2018); before, it was radians. The number 0.2 comes from
-# tutorials of the time before. So with any Keras of the paper's day its shear moved no pixel by more than 0.11: nothing.
+# In Keras the unit has been degrees since version 2.1.3; before, it was radians, and 0.2 stands in tutorials from
+# before. With any Keras of the paper's day its shear moves no pixel by more than 0.11: as good as nothing.
 #
 # ## Zoom: shares, drawn twice
 # `zoom_range = 0.2` draws a factor from 0.8 to 1.2 for the width and *another* for the height: fish get
@@ -122,12 +122,12 @@ def draw(figure):
     rows = figure.subplots(4, 7)
     for row, image in zip(rows[:2], pixels / 255, strict=True):
         for axes, (name, parameters) in zip(row, singles.items(), strict=True):
-            axes.imshow(np.clip(generator.apply_transform(image, parameters), 0, 1))
+            axes.imshow(np.clip(generator.apply_transform(image, parameters), 0, 1), interpolation="nearest")
             axes.set_title(name, fontsize=9)
     for k, row in enumerate(rows[2:]):
         for axes, image, title in zip(row, [pixels[k] / 255, *first[:, k]],
                                       ["as drawn", *(f"pass {i}" for i in range(1, 6))], strict=False):  # fmt: skip
-            axes.imshow(np.clip(image, 0, 1))
+            axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
             axes.set_title(title, fontsize=9)
         row[6].axis("off")
     for axes in rows.ravel():
