@@ -5,7 +5,7 @@
 Afterwards you can answer:
 
 - Which lines of the paper's program do not do what they seem to do?
-- How can two mistakes hide each other?
+- How can one mistake hide another?
 - What do two photographs prove?
 
 The paper: Figures 7 to 12. `paper_program.py` in this folder is the program with each of them mended.
@@ -254,7 +254,7 @@ def draw(figure):
     right.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
     right.set_xlim(0, 1.15)
     right.set_xlabel("test accuracy, mean of three seeds (dashed: a coin)")
-    right.set_title("Two mistakes that hide each other", fontsize=11)
+    right.set_title("One mistake hides another", fontsize=11)
 
 
 picture("11_mistakes", draw, 12, 4.4)

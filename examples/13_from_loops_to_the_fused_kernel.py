@@ -117,15 +117,15 @@ print("\nThe full ladder, with the processor's own limit beside it: python -m be
 # %%
 def draw(figure):
     axes = figure.subplots()
-    times = forward | backward
-    colours = ["tab:blue"] * len(forward) + ["tab:red"] * len(backward)
-    names = [f"{name} (forward)" for name in forward] + list(backward)
-    bars = axes.barh(names, list(times.values()), color=colours)
-    axes.bar_label(bars, [f"{ms:.0f} ms" if ms > 10 else f"{ms:.2f} ms" for ms in times.values()], padding=4)
+    for rungs, colour, way in ((forward, "tab:blue", "forward"), (backward, "tab:red", "backward")):
+        names = [f"{name} (forward)" if way == "forward" else name for name in rungs]
+        axes.plot(list(rungs.values()), names, "o-", color=colour, label=way)
+        for name, ms in zip(names, rungs.values(), strict=True):
+            axes.annotate(f"{ms:.0f} ms" if ms > 10 else f"{ms:.2f} ms", (ms, name), (9, 4), textcoords="offset points")
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(right=max(times.values()) * 8)
-    axes.set_xlabel("milliseconds per image, one thread (logarithmic: each line is ten times the one before)")
+    axes.set_xlim(right=max(forward.values()) * 8)
+    axes.set_xlabel("milliseconds per image, one thread (each line: ten times the one before)")
     axes.set_title("The same block, from loops to the fused kernel")
     axes.grid(axis="x", alpha=0.4)
     axes.set_axisbelow(True)
