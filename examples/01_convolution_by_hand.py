@@ -87,8 +87,8 @@ by_product = (rows @ w.reshape(9, 1)).reshape(3, 3)
 
 # %%
 engine = ops.conv2d(Tensor(x[None, :, :, None]), Tensor(w[:, :, None, None])).numpy()  # (1, 3, 3, 1)
-print(f"output at (0, 1), three ways: loops {y[0, 1]:g}, row times column {by_product[0, 1]:g}, "
-      f"engine {engine[0, 0, 1, 0]:g}\n")  # fmt: skip
+three = f"loops {y[0, 1]:g}, row times column {by_product[0, 1]:g}, engine {engine[0, 0, 1, 0]:g}"
+print(f"output at (0, 1), three ways: {three}\n")
 assert (by_product == y).all()
 assert (engine[0, :, :, 0] == y).all()
 

@@ -90,8 +90,8 @@ for layer in model.layers:
     value = layer(value)
     shapes = [w.shape for w in layer.weights.values()]
     counts[layer.name] = sum(int(np.prod(shape)) for shape in shapes)
-    print(f"{layer.name:16} {value.shape!s:17} {value.data[0].size:8} {counts[layer.name]:8}  "
-          f"{' + '.join(map(str, shapes))}")  # fmt: skip
+    row = f"{layer.name:16} {value.shape!s:17} {value.data[0].size:8} {counts[layer.name]:8}"
+    print(row, "", " + ".join(map(str, shapes)))
 print(f"weights in all: {model.count_params()}; numbers of one fish: {batch[0].size}\n")
 assert value.shape == (2, 1)
 assert counts["conv2d"] == 3 * 3 * 3 * 32 + 32

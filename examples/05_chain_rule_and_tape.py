@@ -16,11 +16,9 @@ function*, and that is what makes learning possible. Figure 9's `fit` does what 
 from time import perf_counter
 
 import numpy as np
-from lesson import fish, picture
+from lesson import fish, paper_network, picture
 
 from tinycnn import Tensor, ops, trace, use_backend
-from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
-from tinycnn.models import Sequential
 
 use_backend("numpy")
 
@@ -120,11 +118,7 @@ assert start.grad == 2**30
 # Differences (lesson 7) need a forward pass for every weight. The tape needs one walk for all of them.
 
 # %%
-model = Sequential([
-    Conv2D(32, (3, 3), input_shape=(64, 64, 3), activation="relu"), MaxPooling2D(),
-    Conv2D(32, (3, 3), activation="relu"), MaxPooling2D(), Flatten(),
-    Dense(128, activation="relu"), Dense(1, activation="sigmoid"),
-])  # fmt: skip
+model = paper_network()
 image, label = fish("clownfish", 9)[None], np.ones((1, 1), np.float32)
 forward, backward = [], []
 for _ in range(5):

@@ -65,8 +65,8 @@ with trace() as tape:
 print(" t        g        m        v    m_hat    v_hat     step   w by hand     engine")
 worst = 0.0
 for t, (hand, record) in enumerate(zip(by_hand, tape.updates, strict=True), 1):
-    engine = [float(a[0]) for a in (record.gradient, record.m, record.v, record.m_hat, record.v_hat, record.step,
-                                    record.after)]  # fmt: skip
+    made_from = (record.gradient, record.m, record.v, record.m_hat, record.v_hat, record.step, record.after)
+    engine = [float(array[0]) for array in made_from]
     print(f"{t:2} " + " ".join(f"{value:8.4f}" for value in hand[:6]) + f"  {hand[6]:10.7f} {engine[6]:10.7f}")
     worst = max(worst, *(abs(a - b) for a, b in zip(hand, engine, strict=True)))
 print(f"largest difference in these 70 numbers: {worst:.1e}\n")

@@ -19,14 +19,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from lesson import picture
+from lesson import paper_network, picture
 from PIL import Image
 
 from tinycnn import metrics, use_backend
 from tinycnn.callbacks import Callback
 from tinycnn.datasets import fish
-from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
-from tinycnn.models import Sequential
 from tinycnn.preprocessing.image import ImageDataGenerator
 
 use_backend("numba")
@@ -65,14 +63,7 @@ def predict(model, x):
 
 def train(shear, seed, epochs=EPOCHS, told=None):
     """The paper's network (Figures 5, 6), trained with the paper's augmentation (Figure 7)."""
-    model = Sequential(seed=seed)
-    model.add(Conv2D(32, (3, 3), input_shape=(SIZE, SIZE, 3), activation="relu"))
-    model.add(MaxPooling2D(pool_size=(2, 2)))
-    model.add(Conv2D(32, (3, 3), activation="relu"))
-    model.add(MaxPooling2D(pool_size=(2, 2)))
-    model.add(Flatten())
-    model.add(Dense(128, activation="relu"))
-    model.add(Dense(1, activation="sigmoid"))
+    model = paper_network(SIZE, seed)
     model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     changed = ImageDataGenerator(rescale=1.0 / 255, shear_range=shear, zoom_range=0.2, horizontal_flip=True)
     pictures = changed.flow(train_x, train_y, batch_size=32, seed=seed)
@@ -221,8 +212,8 @@ assert needed == 29
 diary = EveryEpoch()
 train(0.2, seed=0, epochs=2, told=diary)
 same = all((a == b).all() for a, b in zip(diary.predictions, diaries[0].predictions, strict=False))
-print(f"\n8. seed 0 once more, two epochs: the same bits: {same}. Other seeds: accuracies from {min(printed):.3f} to "
-      f"{max(printed):.3f}")  # fmt: skip
+print(f"\n8. seed 0 once more, two epochs: the same bits: {same}")
+print(f"   Other seeds: accuracies from {min(printed):.3f} to {max(printed):.3f}")
 assert same
 matrix = metrics.confusion_matrix(test_y.astype(int), (diaries[0].predictions[-1] > 0.5).astype(int), 2)
 print(f"   What one number hides: of 128 angelfish {matrix[0, 0]} were right, of 128 clownfish {matrix[1, 1]}.")

@@ -142,4 +142,5 @@ display(sheet(maps("max_pooling2d_1"), 8, 6))
 names = {number: name for name, number in training_set.class_indices.items()}
 probability = float(model.predict(test_image[None], verbose=0)[0][0])
 answer = names[int(probability > 0.5)]
+display(sheet(test_image[None], 1, 4))
 print(f"{photo.name}: {answer} (probability of {names[1]}: {probability:.4f})")

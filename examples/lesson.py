@@ -1,4 +1,4 @@
-"""What the lessons share: how a picture is saved, and a drawn fish as the network reads it."""
+"""What the lessons share: the paper's network, a drawn fish as it reads it, and how a picture is saved."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from tinycnn.datasets import fish as drawn
+from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
+from tinycnn.models import Sequential
 
 
 def picture(name: str, draw: Callable[[Any], None], width: float = 8, height: float = 4) -> None:
@@ -39,6 +41,22 @@ def _folder() -> Path:
     """A notebook's kernel has arguments of its own, which begin with a dash."""
     chosen = sys.argv[1] if len(sys.argv) == 2 and not sys.argv[1].startswith("-") else "lesson_pictures"
     return Path(chosen)
+
+
+def paper_network(side: int = 64, seed: int = 0) -> Sequential:
+    """The network of the paper's Figures 5 and 6, which lesson 2 builds step by step, for images of side x side."""
+    return Sequential(
+        [
+            Conv2D(32, (3, 3), input_shape=(side, side, 3), activation="relu"),
+            MaxPooling2D(pool_size=(2, 2)),
+            Conv2D(32, (3, 3), activation="relu"),
+            MaxPooling2D(pool_size=(2, 2)),
+            Flatten(),
+            Dense(128, activation="relu"),
+            Dense(1, activation="sigmoid"),
+        ],
+        seed=seed,
+    )
 
 
 def fish(kind: str, index: int, split: str = "train") -> np.ndarray:

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_stand_in import HostGpu, importable
+from host_cupy import cache_of_kernels  # noqa: F401
+from networks import using
 from PIL import Image
+from tinycnn.kernels import threads
 
 from tinycnn import backend
 
@@ -51,7 +55,8 @@ def as_a_script(monkeypatch, tmp_path):
     """Running files of `examples/` from an empty folder, without leaving a trace in this process."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend, "_current", backend._current)
+    monkeypatch.setattr(backend, "_threads", backend._threads)
+    monkeypatch.setattr(threads, "_limit", threads.usable_threads())
 
     def run(path: Path, *arguments: str) -> dict:
         monkeypatch.setattr(sys, "argv", [str(path), *arguments])
@@ -118,6 +123,19 @@ def test_lesson_as_a_user_runs_it(lesson, plots, tmp_path):
         assert not list((tmp_path / "work").iterdir())
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # other programs do not count
     assert busy <= 2 * SECONDS
+
+
+@pytest.mark.slow
+def test_the_lesson_on_backends_shows_a_gpu_too(as_a_script, cache, no_matplotlib, tmp_path, capsys):
+    """With the CUDA kernels on the stand-in for a GPU, which is slow: for few fish."""
+    lesson = next(path for path in LESSONS if path.stem == "12_three_backends")
+    text = lesson.read_text(encoding="utf-8")
+    assert text.count("FISH, STEPS = 32, 8") == 1
+    (tmp_path / "lesson12.py").write_text(text.replace("FISH, STEPS = 32, 8", "FISH, STEPS = 2, 5"), encoding="utf-8")
+    with using("numba"), importable(HostGpu(cache)):
+        as_a_script(tmp_path / "lesson12.py")
+    rows = re.findall(r"^(\w+) +[\d.]+ +[\d.e-]+ +[\d.]+ +[\d.]+ +[\d.]+$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == list(backend.NAMES)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, **by_name)
@@ -212,7 +230,9 @@ def test_the_notebook_runs_top_to_bottom(tmp_path):
     assert done.returncode == 0, done.stderr
     outputs = [out for cell in nbformat.read(tmp_path / "done.ipynb", 4).cells for out in cell.get("outputs", [])]
     assert not [out for out in outputs if out.output_type == "error"]
-    assert sum("image/png" in out.get("data", {}) for out in outputs) == 4  # the fish, one of them, its maps twice
+    assert (
+        sum("image/png" in out.get("data", {}) for out in outputs) == 5
+    )  # fish, one of them, its maps twice, the answer
     text = "".join(out.text for out in outputs if out.output_type == "stream")
     assert float(re.search(r"accuracy on 256 test pictures: ([\d.]+)", text)[1]) > 0.7
     assert re.search(r"^clownfish_00128.jpg: (clown|angel)fish \(probability of clownfish: [01]\.\d{4}\)", text, re.M)
