@@ -103,7 +103,7 @@ assert model.count_params() == sum(counts.values()) == 813_217
 # A convolution's weights do not depend on the image's size: the same small filters are used at every place.
 # The first dense layer has a weight for every pair of an input and an output, and so holds almost all of them.
 #
-# The paper says that convolutions reduce the images' dimension "without losing information".
+# The paper says that a convolutional layer reduces the dimensionality of images "without losing its information".
 # Count: 12,288 numbers go in, 123,008 come out of the first convolution, and 6,272 reach the dense layer.
 # A map from 12,288 numbers to 6,272 that pooling and ReLU are part of keeps some things and drops others (lesson 3).
 

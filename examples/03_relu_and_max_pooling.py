@@ -53,8 +53,8 @@ assert winner.ravel().tolist() == [2, 1, 0, 0]
 
 # %% [markdown]
 # ## In which order?
-# Pool after ReLU, or ReLU after pool? Neither can change which number is larger, so the results are the same;
-# after the pool there are only a quarter of the numbers left to look at.
+# Pool after ReLU, or ReLU after pool? ReLU never makes the larger of two numbers the smaller one, so the results are
+# the same; after the pool, only a quarter of the numbers is left to look at.
 
 # %%
 other = ops.relu(ops.max_pool2d(Tensor(x))).numpy()
@@ -63,8 +63,8 @@ assert (other == pooled.numpy()).all()
 
 # %% [markdown]
 # ## What is dropped
-# The pool keeps the largest numbers. Whether these are "the most important", as the paper has it, nobody has asked.
-# Two different maps can look the same after it:
+# The pool keeps the largest numbers. The paper calls them "the most important information"; they are what it keeps,
+# whether important or not. Two different maps can look the same after it:
 
 # %%
 sibling = np.array([[2, 4, 1, 1], [3, 1, 0, 1], [0, -9, 0, 7], [-7, 0, 0, 2]], np.float32)[None, :, :, None]

@@ -134,17 +134,18 @@ print(f"a forward pass for each weight would take about {fast * model.count_para
 assert all(weight.grad.shape == weight.shape for weight in model.weights)
 assert slow < 100 * fast
 
-# One of the 813,217, checked: raise it a little, and the loss moves as foretold (float32 leaves about three digits).
+# One of the 813,217, checked: move it a little, and the loss moves as foretold. (What is left are float32's roundings,
+# and ReLUs and pools that switch within the step.)
 kernel = model.layers[0].weights["kernel"]
 place = np.unravel_index(np.abs(kernel.grad).argmax(), kernel.shape)
 values = {}
-for step in (-0.01, 0.01):
+for step in (-0.001, 0.001):
     kernel.data[place] += step
     values[step] = ops.binary_cross_entropy(model(image), label).item()
     kernel.data[place] -= step
-measured = (values[0.01] - values[-0.01]) / 0.02
+measured = (values[0.001] - values[-0.001]) / 0.002
 print(f"filter weight {tuple(map(int, place))}: gradient {kernel.grad[place]:.5f}, measured slope {measured:.5f}")
-assert np.isclose(kernel.grad[place], measured, rtol=0.05)
+assert np.isclose(kernel.grad[place], measured, rtol=0.02)
 
 
 # %%

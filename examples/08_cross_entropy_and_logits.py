@@ -90,7 +90,8 @@ for z in (2.0, -7.0):
 # log(1 - 1) would be minus infinity. Keras and this engine clip p to [1e-7, 1 - 1e-7] first. That saves the number,
 # but where it clips, the loss no longer changes with z: the slope is 0, and nothing is learned from the worst mistake.
 #
-# The fused op takes z itself and computes max(z, 0) - z y + log(1 + e^-|z|): the same function on paper, and exact.
+# The fused op takes z itself and computes max(z, 0) - z y + log(1 + e^-|z|): the same function on paper, and accurate
+# at every z.
 
 
 # %%

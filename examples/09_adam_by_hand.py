@@ -112,9 +112,10 @@ assert abs(sgd[10] - GOAL) < 0.5
 assert abs(sgd_scaled[10]) > 1e20
 
 # %% [markdown]
-# Adam's steps do not depend on the unit of the loss. The price: m remembers, so Adam runs past the goal and comes back,
-# and near the goal its steps shrink only as fast as the memory fades. On this one-dimensional slope, plain descent with
-# a good rate is better! Adam is made for networks, where thousands of weights need different rates.
+# But for epsilon, Adam's steps do not depend on the unit of the loss. The price: m remembers, so Adam runs past the
+# goal and comes back, and near the goal its steps shrink only as fast as the memory fades. On this one-dimensional
+# slope, plain descent with a good rate is better! Adam is made for networks, where thousands of weights need different
+# rates.
 
 # %%
 late = np.abs(adam - GOAL)

@@ -81,7 +81,7 @@ assert 1 < stretch.mean() < stretch.max() <= 1.5
 
 # %% [markdown]
 # ## All of it, over and over
-# Every time a training picture comes up, it is changed anew: thirty epochs show thirty versions of each fish, all with
+# Every time a training picture comes up, it is changed anew: thirty passes show thirty versions of each fish, all with
 # the same label. That is only right where the change keeps the meaning: a mirrored clownfish is a clownfish, but a
 # mirrored "b" is a "d".
 #

@@ -28,7 +28,7 @@ from tinycnn.datasets import fish
 from tinycnn.preprocessing.image import ImageDataGenerator
 
 use_backend("numba")
-SIZE, EPOCHS, SEEDS = 32, 20, (0, 1, 2)
+SIZE, EPOCHS, SEEDS = 32, 16, (0, 1, 2)
 
 folder = fish.make(train=256, test=256)  # drawn once, then kept in the user's cache
 

@@ -38,7 +38,7 @@ def network():
 
 # %% [markdown]
 # ## The yardstick
-# What would the probabilities be without rounding? Nobody computes that, but float64 has nine digits more than float32.
+# What would the probabilities be without rounding? float64, with nine digits more than float32, comes close.
 
 # %%
 tinycnn.use_backend("numpy")
@@ -93,7 +93,7 @@ assert (a + b) + c == 1
 assert a + (b + c) == 0
 
 # %% [markdown]
-# A fast kernel adds in another order than a slow one: sixteen sums side by side, then all together. Both orders are as
+# A fast kernel adds in another order than a slow one: many sums side by side, then all together. Both orders are as
 # good. After a few steps of training the small differences have grown a little, since each step starts from them:
 
 # %%

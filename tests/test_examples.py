@@ -15,6 +15,7 @@ from gpu_stand_in import HostGpu, importable
 from host_cupy import cache_of_kernels  # noqa: F401
 from networks import using
 from PIL import Image
+from test_architecture import imports
 from tinycnn.kernels import threads
 
 from tinycnn import backend
@@ -151,6 +152,12 @@ def test_lesson_opens_and_ends_as_promised(lesson):
     assert re.search(r"^assert ", text, re.MULTILINE)
     assert "picture(" in text
     assert picture_name(lesson).startswith(f"{number:02}_")
+
+
+@pytest.mark.parametrize("path", [*LESSONS, EXAMPLES / "lesson.py", EXAMPLES / "fish.py"], **by_name)
+def test_lessons_show_this_engine_and_no_other(path):
+    known = {"numpy", "PIL", "tinycnn", "lesson", "benchmarks", "matplotlib", "IPython", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imports(path)} <= known
 
 
 def test_readme_lists_every_file_in_order():
