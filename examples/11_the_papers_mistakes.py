@@ -93,9 +93,7 @@ printed, meant = got.values()
 difference, spread = np.mean(printed) - np.mean(meant), max(printed) - min(printed)
 print(f"   the means differ by {abs(difference):.3f}; the seeds alone make a difference of {spread:.3f}.")
 if abs(difference) < spread:
-    print(
-        "   So on these few fish nothing can be said for or against the shear; the line only does not do what it says."
-    )
+    print("   So on these few fish nothing can be said for or against the shear. It only is not what it seems to be.")
 assert min(np.mean(printed), np.mean(meant)) > 0.7
 
 # %% [markdown]
@@ -107,9 +105,7 @@ dots = ImageDataGenerator().flow(np.zeros((8000, 1, 1, 1), np.uint8), np.arange(
 seen = np.concatenate([dots.batch(number)[1] for number in range(int(8000 / 40))])
 in_30 = np.concatenate([dots.batch(number)[1] for number in range(30 * int(8000 / 40))])
 times = np.bincount(in_30, minlength=8000)
-print(
-    f"\n2. an 'epoch' of {int(8000 / 40)} steps sees {len(np.unique(seen))} of 8000 pictures; {len(dots)} would see all"
-)
+print(f"\n2. an 'epoch' of {int(8000 / 40)} steps sees {len(np.unique(seen))} of 8000 pictures; {len(dots)} see all")
 print(f"   the next one goes on where it stopped, so 30 of them show each picture {times[0]} times, not 30")
 tests = int(2000 / 40) * 32
 print(f"   and the validation tests on {tests} of 2000 pictures\n")
@@ -160,11 +156,11 @@ with tempfile.TemporaryDirectory() as temporary:
             (tree / name).mkdir(parents=True)
             Image.fromarray(test_x[0]).save(tree / name / "one.png")
         indices = ImageDataGenerator().flow_from_directory(tree, class_mode="binary").class_indices
-        answers = diaries[0].predictions[-1] > 0.5  # a network trained on these folders: class 1 where p > 0.5
+        answers = diaries[0].predictions[-1] > 0.5  # "clownfish", by a network that learned it as 1
         clownfish_is_1 = indices[clownfish] == 1
         right = accuracy(answers) if clownfish_is_1 else 1 - accuracy(answers)
         print(f"   {indices}: 'Pez Payaso' for 1 is right in {right:.3f}")
-print("   The second is the same network with every answer turned around.")
+print("   (By calculation: with the labels turned around in training, every answer is turned around.)")
 assert not clownfish_is_1
 assert right < 0.5
 
@@ -192,10 +188,11 @@ print("   What was chosen by a set of pictures cannot be judged by it: keep a th
 
 # %% [markdown]
 # ## 7. Two photographs (Figures 11 and 12)
-# The paper's results are one angelfish and one clownfish, both right. No accuracy is given.
+# The paper's results are a photograph of an angelfish and one of a clownfish. No accuracy is given. Suppose both answers
+# were right: how good can a program be, or how bad, that manages this?
 
 # %%
-print("\n7. chance that two photographs, one of each kind, come out right")
+print("\n7. chance that two photographs come out right")
 for true_accuracy in (0.5, 0.8, 0.95):
     print(f"   accuracy {true_accuracy:.2f}: {true_accuracy**2:.2f}")
 needed = next(n for n in range(1, 1000) if 0.9**n < 0.05)

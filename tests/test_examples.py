@@ -174,7 +174,7 @@ def test_readme_asks_two_or_three_questions_for_each_lesson():
     asked = re.findall(r"^\*\*(\d+)\. .*?(?=^\*\*|\Z)", README, re.MULTILINE | re.DOTALL)
     assert [int(number) for number in asked] == list(range(1, len(LESSONS) + 1))
     for paragraph in re.split(r"^\*\*\d+\. ", README.split("## Can you answer?")[1], flags=re.MULTILINE)[1:]:
-        assert 2 <= paragraph.count("?") <= 4, paragraph
+        assert 2 <= paragraph.count("?") <= 3, paragraph
 
 
 def test_a_picture_that_cannot_be_saved_is_one_line(as_a_script, tmp_path):
