@@ -188,8 +188,8 @@ print("   What was chosen by a set of pictures cannot be judged by it: keep a th
 
 # %% [markdown]
 # ## 7. Two photographs (Figures 11 and 12)
-# The paper's results are a photograph of an angelfish and one of a clownfish. No accuracy is given. Suppose both answers
-# were right: how good can a program be, or how bad, that manages this?
+# The paper's results are a photograph of an angelfish and one of a clownfish. No accuracy is given. Suppose that both
+# answers were right: how good can a program be, or how bad, that manages this?
 
 # %%
 print("\n7. chance that two photographs come out right")

@@ -121,7 +121,10 @@ def draw(figure):
         names = [f"{name} (forward)" if way == "forward" else name for name in rungs]
         axes.plot(list(rungs.values()), names, "o-", color=colour, label=way)
         for name, ms in zip(names, rungs.values(), strict=True):
-            axes.annotate(f"{ms:.0f} ms" if ms > 10 else f"{ms:.2f} ms", (ms, name), (9, 4), textcoords="offset points")
+            axes.annotate(
+                f"{ms:.0f} ms" if ms > 10 else f"{ms:.2f} ms", (ms, name), (8, -13), textcoords="offset points"
+            )
+    axes.margins(y=0.1)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(right=max(forward.values()) * 8)
