@@ -10,7 +10,7 @@ from gpu_stand_in import DeviceArray, HostGpu, importable
 from host_cupy import cache_of_kernels  # noqa: F401
 from networks import compiled, fish, photos, same_bits, tiny, using
 
-from tinycnn import Tensor, backend
+from tinycnn import Tensor, backend, trace
 from tinycnn.callbacks import Callback
 from tinycnn.errors import BackendError, UsageError
 from tinycnn.models import Sequential, load_checkpoint, load_model
@@ -63,6 +63,23 @@ def test_a_graph_gives_the_bits_of_single_launches(gpu, optimizer):
     assert same_bits(graphed, train("cupy", 9, optimizer=optimizer, replay=False))
     assert len(gpu.graphs) == 2
     assert_near(graphed, train("numba", 9, optimizer=optimizer))
+
+
+def test_a_step_can_be_watched_between_graphs(gpu):
+    """Its ops one by one, with arrays that a host can read; then the graph goes on."""
+    results = []
+    for name in ("cupy", "numba"):
+        with using(name):
+            model = compiled()
+            losses = [model.train_on_batch(*photos(5, key=key)) for key in range(3)]
+            with trace() as seen:
+                losses.append(model.train_on_batch(*photos(5, key=3)))
+            losses += [model.train_on_batch(*photos(5, key=key)) for key in (4, 5)]
+            results.append([np.array(losses), *model.get_weights()])
+            assert type(seen["conv2d.relu"].output) is type(seen.update("dense.kernel").m_hat) is np.ndarray
+            assert seen["conv2d.conv2d"].gradient_in.shape == (5, 8, 8, 4)
+    assert_near(*results)
+    assert [graph.launches for graph in gpu.graphs] == [3]
 
 
 def test_a_graph_follows_the_learning_rate_and_new_weights(gpu):

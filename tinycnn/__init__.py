@@ -14,8 +14,9 @@ from . import ops
 from .backend import set_threads, use_backend
 from .gradcheck import gradcheck
 from .tensor import Tensor, no_grad
+from .trace import trace
 
-__all__ = ["Tensor", "gradcheck", "no_grad", "ops", "set_threads", "use_backend"]
+__all__ = ["Tensor", "gradcheck", "no_grad", "ops", "set_threads", "trace", "use_backend"]
 
 _MODULES = (
     "backend", "callbacks", "datasets", "errors", "fused", "initializers", "layers", "losses", "metrics", "models",

@@ -10,19 +10,31 @@ import numpy as np
 from . import ops
 from .backend import Backend, current
 from .kernels import shapes
-from .tensor import Op, Tensor, TensorLike
+from .tensor import Op, Tensor, TensorLike, watcher
 
 
 @dataclass(frozen=True)
 class Step:
-    """One op of a chain: it takes the chain's value so far, then `inputs`, and `attributes`."""
+    """One op of a chain: it takes the chain's value so far, then `inputs`, and `attributes`; `layer` is whose it is."""
 
     op: type[Op]
     inputs: tuple[TensorLike | None, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    layer: str = ""
 
     def __call__(self, x: TensorLike) -> Tensor:
-        return self.op.apply(x, *self.inputs, **self.attributes)
+        return self.apply(x, self.inputs)
+
+    def apply(self, x: TensorLike, inputs: Sequence[TensorLike | None]) -> Tensor:
+        """The step with other inputs than its own."""
+        somebody = watcher()
+        if somebody is None:
+            return self.op.apply(x, *inputs, **self.attributes)
+        somebody.layer = self.layer
+        try:
+            return self.op.apply(x, *inputs, **self.attributes)
+        finally:
+            somebody.layer = ""
 
 
 class FusedOp(Op):
@@ -55,7 +67,15 @@ class FusedOp(Op):
         return {name: value for part in attributes for name, value in part.items()}
 
     @classmethod
+    def is_split(cls) -> bool:
+        """Whether somebody watches who wants to see the ops that this one replaces."""
+        somebody = watcher()
+        return somebody is not None and somebody.splits(cls)
+
+    @classmethod
     def apply(cls, *inputs: TensorLike | None, **attributes: Any) -> Tensor:
+        if cls.is_split():
+            return cls.plain(*inputs, **attributes)
         if cls.kernel:
             home = next((x.backend for x in inputs if isinstance(x, Tensor)), None) or current()
             if not cls.has_kernel(home, inputs, attributes):
@@ -276,24 +296,26 @@ FUSIONS: tuple[type[FusedOp], ...] = (
 
 
 def fuse(chain: Sequence[Step]) -> list[Step]:
-    """The same chain, with each run of steps that a fused op stands for replaced by it."""
+    """The same chain, with each run of steps that a fused op stands for replaced by it, unless it is split."""
+    known = [op for op in FUSIONS if not op.is_split()]
     fused: list[Step] = []
     start = 0
     while start < len(chain):
-        step, used = _longest_fusion(chain[start:])
+        step, used = _longest_fusion(chain[start:], known)
         fused.append(step)
         start += used
     return fused
 
 
-def _longest_fusion(chain: Sequence[Step]) -> tuple[Step, int]:
+def _longest_fusion(chain: Sequence[Step], known: Sequence[type[FusedOp]]) -> tuple[Step, int]:
     """The fused step that replaces most steps at the head of the chain (else the head itself), and how many."""
     found: type[FusedOp] | None = None
-    for op in FUSIONS:
+    for op in known:
         if op.parts[0] is chain[0].op and (found is None or len(op.parts) > len(found.parts)):
             found = op if tuple(step.op for step in chain[: len(op.parts)]) == op.parts else found
     if found is None:
         return chain[0], 1
     run = chain[: len(found.parts)]
     inputs = tuple(x for step in run for x in step.inputs)
-    return Step(found, inputs, found.merged([step.attributes for step in run])), len(run)
+    layers = "+".join(dict.fromkeys(step.layer for step in run if step.layer))
+    return Step(found, inputs, found.merged([step.attributes for step in run]), layers), len(run)

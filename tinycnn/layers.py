@@ -1,6 +1,7 @@
 """Layers: weights, shapes and the ops that each layer stands for, with Keras's names, arguments and weight layouts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from numbers import Integral
 from typing import Any, ClassVar
@@ -61,8 +62,12 @@ class Layer:
         """The arguments that make this layer again, as JSON can hold them."""
         return {}
 
+    def named_steps(self) -> list[Step]:
+        """The same, each with the name of this layer, for those who watch."""
+        return [replace(step, layer=self.name or self.base_name) for step in self.steps()]
+
     def __call__(self, x: TensorLike) -> Tensor:
-        for step in self.steps():
+        for step in self.named_steps():
             x = step(x)
         return x if isinstance(x, Tensor) else Tensor(x)
 
@@ -106,7 +111,7 @@ class _Weighted(Layer):
     def build(self, input_shape: Shape, rng: np.random.Generator) -> None:
         start = {"kernel": self.kernel_initializer, "bias": self.bias_initializer}
         self.weights = {
-            name: Tensor(initializers.get(start[name])(shape, rng), requires_grad=True)
+            name: Tensor(initializers.get(start[name])(shape, rng), requires_grad=True, name=name)
             for name, shape in self.weight_shapes(input_shape).items()
         }
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from time import monotonic
@@ -23,8 +24,8 @@ from .ops import Conv2D, Dense, MatMul
 from .preprocessing.settings import Preprocessing
 from .random import generator
 from .replay import Chain, replays
-from .summary import summary
-from .tensor import Tensor, no_grad
+from .summary import summary, summary_html
+from .tensor import Tensor, no_grad, watcher
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
@@ -70,9 +71,14 @@ class Sequential:
         name = layer.name or f"{layer.base_name}{f'_{alike}' if alike else ''}"
         if any(other.name == name for other in self.layers):
             raise UsageError(f"add: two layers are called {name!r}; give one another name")
+        given, layer.name = layer.name, name
         if input_shape:
-            self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
-        layer.name, self.input_shape = name, input_shape
+            try:
+                self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
+            except BaseException:
+                layer.name = given
+                raise
+        self.input_shape = input_shape
         self.layers.append(layer)
 
     @property
@@ -90,6 +96,8 @@ class Sequential:
     def _build_layer(self, layer: Layer, i: int, shape: Shape) -> None:
         layer.output_shape(shape)  # raises before weights are made
         layer.build(shape, generator(self.seed, "weights", i))
+        for name, weight in layer.weights.items():
+            weight.name = f"{layer.name}.{name}"
         self.backend = current()
 
     def _shapes(self, input_shape: Shape | None = None) -> list[Shape]:
@@ -134,6 +142,9 @@ class Sequential:
             raise UsageError("summary: no shapes yet; give the first layer an input_shape, or fit the model")
         print(summary(self.name, self.layers, self._shapes()))
 
+    def _repr_html_(self) -> str:
+        return summary_html(self.name, self.layers, self._shapes() if self.built else None)
+
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "adam",
@@ -164,7 +175,12 @@ class Sequential:
         return value
 
     def _plan(self) -> "_Plan":
-        """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed."""
+        """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed.
+
+        Who watches gets a plan of the ops one by one, and the other stays.
+        """
+        if watcher() is not None:
+            return _Plan(self)
         if self._made_plan is None or not self._made_plan.holds(self):
             self._made_plan = _Plan(self)
         return self._made_plan
@@ -172,9 +188,10 @@ class Sequential:
     @contextmanager
     def _for_a_batch(self) -> Iterator[None]:
         """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
-        guarded = self._made_plan is None or self._made_plan.library_products
+        watched = watcher() is not None
+        guarded = watched or self._made_plan is None or self._made_plan.library_products
         threads = matrix_threads(self.backend or current()) if guarded else nullcontext()
-        with threads, replays() if self.replay else nullcontext():
+        with threads, replays() if self.replay and not watched else nullcontext():
             yield
 
     def _input(self, x: Any) -> Tensor:
@@ -207,7 +224,7 @@ class Sequential:
         for i, step in enumerate(plan.to_loss[plan.start.used :], plan.start.used):
             before = value if i == plan.last else before
             inputs = (labels if x is _LABELS else x for x in step.inputs)
-            value = step.op.apply(value, *inputs, **step.attributes)
+            value = step.apply(value, tuple(inputs))
         return value, before
 
     def _step(self, x: Any, labels: Any) -> Any:
@@ -275,7 +292,7 @@ class Sequential:
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
         """work(*inputs); on a GPU from a graph of it, where one was recorded for this state of things."""
         home = self.backend or current()
-        if not (self.replay and home.graph):
+        if not (self.replay and home.graph) or watcher() is not None:
             return work(*inputs)
         state, graphs = (self._plan(), state), self._graphs.get(name)
         if graphs is None or not graphs.hold(home, self.weights, state):
@@ -523,8 +540,9 @@ class _Plan:
         self.loss_attributes = dict(vars(model.loss)) if model.loss else {}
         self.layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
         home = model.backend or current()
-        own = [step for layer in model.layers for step in layer.steps()]
-        every = own + (model.loss.steps(_LABELS) if model.loss else [])
+        own = [step for layer in model.layers for step in layer.named_steps()]
+        measured = model.loss.steps(_LABELS) if model.loss else []
+        every = own + [replace(step, layer="loss") for step in measured]
         self.outputs = model.output_shape[-1] if own else 0
         self.to_predictions = fuse(own) if model.fuse else own
         self.to_loss = fuse(every) if model.fuse else every

@@ -1,6 +1,7 @@
 """How weights follow their gradients: Adam and SGD, with Keras's names, defaults and arithmetic."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 from math import sqrt
 from numbers import Real
@@ -10,7 +11,7 @@ import numpy as np
 
 from .backend import Backend
 from .errors import DataError, UsageError
-from .tensor import Tensor
+from .tensor import Tensor, watcher
 
 CACHE_LINE = 16  # numbers of float32
 
@@ -47,6 +48,11 @@ class Optimizer:
 
     def move(self, weights: Sequence[Tensor]) -> None:
         """Move the weights along their `.grad`, by what `begin` made ready."""
+        somebody = watcher()
+        with somebody.moves(self, weights) if somebody is not None else nullcontext():
+            self._move(weights)
+
+    def _move(self, weights: Sequence[Tensor]) -> None:
         buffers = self._views["gradients"]
         for weight, buffer in zip(weights, buffers, strict=True):
             if weight.grad is not None and weight.grad is not buffer:
@@ -91,6 +97,13 @@ class Optimizer:
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         """One step for flat arrays of weights, gradients and state, in place."""
         raise NotImplementedError
+
+    def terms(self, g: np.ndarray, state: dict[str, np.ndarray]) -> dict[str, Any]:
+        """What the last step of a weight was made of: `rate`, `step` (what was taken off the weight) and the like.
+
+        For those who look at a step (see trace.py): `g` is the weight's gradient, `state` its slots after the step.
+        """
+        return {"rate": self._next_rate()}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_flat": {}, "_views": {"weights": [], "gradients": []}, "_rate": None}
@@ -138,6 +151,19 @@ class Adam(Optimizer):
         correction = sqrt(1 - self.beta_2**self.iterations) / (1 - self.beta_1**self.iterations)
         return self.learning_rate * correction
 
+    def terms(self, g: np.ndarray, state: dict[str, np.ndarray]) -> dict[str, Any]:
+        """m_hat and v_hat (bias-corrected), epsilon_hat, rate, and step = rate * m / (sqrt(v) + epsilon), which is
+        learning_rate * m_hat / (sqrt(v_hat) + epsilon_hat)."""
+        m, v, number = state["m"], state["v"], g.dtype.type
+        correction_1, correction_2 = 1 - self.beta_1**self.iterations, 1 - self.beta_2**self.iterations
+        return {
+            "m_hat": m / number(correction_1),
+            "v_hat": v / number(correction_2),
+            "epsilon_hat": self.epsilon / sqrt(correction_2),
+            "rate": self._next_rate(),
+            "step": m * number(self._next_rate()) / (np.sqrt(v) + number(self.epsilon)),
+        }
+
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         backend.adam_update(w, g, *state, self._rate, self.beta_1, self.beta_2, self.epsilon)
 
@@ -154,6 +180,12 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
         self.momentum, self.nesterov = _fraction(momentum, "SGD: momentum"), bool(nesterov)
+
+    def terms(self, g: np.ndarray, state: dict[str, np.ndarray]) -> dict[str, Any]:
+        """rate, and step: the velocity with its sign changed, or with `nesterov` what one more of it would make."""
+        velocity, number = state["velocity"], g.dtype.type
+        ahead = number(self.momentum) * velocity - number(self._next_rate()) * g
+        return {"rate": self._next_rate(), "step": -(ahead if self.nesterov else velocity)}
 
     def _step(self, backend: Backend, w: Any, g: Any, *state: Any) -> None:
         backend.sgd_update(w, g, *state, self._rate, self.momentum, self.nesterov)

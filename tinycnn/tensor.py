@@ -4,9 +4,9 @@ Nothing here knows what any op computes or what its derivative is: ops.py says t
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar, Protocol, Union
 
 import numpy as np
 
@@ -34,16 +34,60 @@ def is_grad_enabled() -> bool:
     return _recording.get()
 
 
+class Watcher(Protocol):
+    """Somebody who is told what happens inside a `watched_by` block; `layer` is whose op runs, where one says so."""
+
+    layer: str
+
+    def splits(self, op: type["Op"]) -> bool:
+        """Whether an op that stands for several is to run as these."""
+
+    def applied(self, op: "Op", attributes: dict[str, Any], output: "Tensor") -> None:
+        """An op has run on `op.parents`."""
+
+    def differentiated(self, op: "Op", gy: Any, gradients: tuple[Any, ...]) -> None:
+        """An op's backward has run."""
+
+    def moves(self, optimizer: Any, weights: Sequence["Tensor"]) -> AbstractContextManager[None]:
+        """A block in which an optimizer takes one step."""
+
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Inside this block `watcher` is told of every op; ops run one by one, never from a recording."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def watcher() -> Watcher | None:
+    """Who is watching here, if anybody."""
+    return _watcher.get()
+
+
 class Tensor:
     """An array, the op that made it (none for a leaf), and, for a leaf after `backward`, its gradient.
 
     `data` may be a number, a nested list or an array; whole numbers and lists become float32, arrays of floating
-    point numbers keep their type. `requires_grad` marks a leaf whose gradient is wanted.
+    point numbers keep their type. `requires_grad` marks a leaf whose gradient is wanted. `name` is for those who look
+    at a computation (see trace.py).
     """
 
     __array_ufunc__ = None  # so that `array + tensor` comes to Tensor.__radd__
 
-    def __init__(self, data: TensorLike, *, requires_grad: bool = False, backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        data: TensorLike,
+        *,
+        requires_grad: bool = False,
+        backend: Backend | None = None,
+        name: str | None = None,
+    ) -> None:
         if isinstance(data, Tensor):
             backend, data = backend or data.backend, data.data
         self.backend: Backend = backend or backends.current()
@@ -56,6 +100,7 @@ class Tensor:
         self.grad_buffer: Any = None  # an array that `backward` puts the gradient into, in place of a new one
         self.buffer_lent = False
         self.op: Op | None = None
+        self.name = name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,6 +128,11 @@ class Tensor:
     def __repr__(self) -> str:
         made = f", op={self.op.name}" if self.op else ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({np.array2string(self.numpy(), precision=4, separator=', ', threshold=20)}{made})"
+
+    def _repr_html_(self) -> str:
+        from .notebook import tensor_html
+
+        return tensor_html(self.numpy(), self.op.name if self.op else None)
 
     def backward(self, gradient: TensorLike | None = None) -> None:
         """Set `.grad` of every leaf that requires it to the derivative of this tensor with respect to it.
@@ -216,6 +266,8 @@ class Op:
         y = Tensor(data, backend=op.parents[0].backend)
         if any(op.needs) and is_grad_enabled():
             y.requires_grad, y.op = True, op
+        if (somebody := watcher()) is not None:
+            somebody.applied(op, attributes, y)
         return y
 
     def gradient_buffer(self, i: int) -> Any:
@@ -228,7 +280,10 @@ class Op:
 
     def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
         """Each parent that wants a gradient, with that gradient, checked."""
-        for parent, needed, g in zip(self.parents, self.needs, self.backward(gy), strict=True):
+        gradients = self.backward(gy)
+        if (somebody := watcher()) is not None:
+            somebody.differentiated(self, gy, gradients)
+        for parent, needed, g in zip(self.parents, self.needs, gradients, strict=True):
             if needed and parent.requires_grad:
                 if g.shape != parent.shape:
                     raise ShapeError(f"{self.name}: backward gave {g.shape} for an input of shape {parent.shape}")
