@@ -54,7 +54,9 @@ MAY_IMPORT = {
     "paper": {"layers", "models"},
     "snapshots": {"callbacks", "storage"},
     "differences": OPS | {"models"},
-    "explanation": OPS | TRAINING | {"models", "preprocessing", "trace", "differences", "paper", "snapshots", "pictures"},
+    "explanation": OPS
+    | TRAINING
+    | {"models", "preprocessing", "trace", "differences", "paper", "snapshots", "pictures"},
     "pictures": {"models", "paper", "preprocessing", "tensor", "trace"},
     "webpage": {"storage"},
     **dict.fromkeys(COMMANDS, COMMAND),

@@ -1,9 +1,9 @@
 """What the loss does when one weight is moved a little: for every weight of a model, in float64, to check gradients.
 
-A central difference takes two passes a weight, which for a whole network would take hours. Each is a true one all the
-same, but done from where it begins to differ: one tap of a filter changes one map, which goes alone through pooling and
-ReLU and reaches the next weighted layer as a change of its sums. A dense unit sees only that its sum moves, whichever of
-its weights did it, so that two passes serve them all.
+A central difference takes two passes a weight, which for a whole network would take hours. Each is a true one all
+the same, but done from where it begins to differ: one tap of a filter changes one map, which goes alone through
+pooling and ReLU and reaches the next weighted layer as a change of its sums. A dense unit sees only that its sum
+moves, whichever of its weights did it, so that two passes serve them all.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ MOST = 6 * 10**9  # multiply-adds for one layer; where all its taps would take m
 class Differences:
     """Central differences of the loss, of one op with weights.
 
-    For a convolution `kernel` has the weight's shape, NaN where it was not done. For a dense layer `slope` (OUT,) is the
-    difference for each unit's sum moved by H: that for the weight from input i is x[i] times it, since moving this
-    weight by H / x[i] does the same. `bias` is (OUT,) or (F,).
+    For a convolution `kernel` has the weight's shape, NaN where it was not done. For a dense layer `slope` (OUT,) is
+    the difference for each unit's sum moved by H: that for the weight from input i is x[i] times it, since moving
+    this weight by H / x[i] does the same. `bias` is (OUT,) or (F,).
     """
 
     kernel: np.ndarray | None
@@ -59,16 +59,16 @@ class _Network:
         return self._of_dense(i) if op is ops.Dense else self._of_convolution(i) if op is ops.Conv2D else None
 
     def _of_dense(self, i: int) -> Differences:
-        units = self.values[i + 1].shape[1]
-        moved = np.eye(units) * H
-        slope = np.concatenate([
-            self._central(self._losses(i + 1, self.values[i + 1] + part), self._losses(i + 1, self.values[i + 1] - part))
-            for part in np.array_split(moved, -(-units * units // CHUNK))
-        ])  # fmt: skip
-        return Differences(None, slope, slope)
+        z = self.values[i + 1]
+        units = z.shape[1]
+        found = [
+            self._central(self._losses(i + 1, z + moved), self._losses(i + 1, z - moved))
+            for moved in np.array_split(np.eye(units) * H, -(-units * units // CHUNK))
+        ]
+        return Differences(None, np.concatenate(found), np.concatenate(found))
 
     def _of_convolution(self, i: int) -> Differences:
-        x, w, z = self.values[i], self.steps[i].inputs[0].numpy(), self.values[i + 1]
+        x, w, z = self.values[i], _kernel(self.steps[i]), self.values[i + 1]
         win = _windows(self.steps[i], x)
         cols = backend.get("numpy").im2col(x, win)[0]  # (OH, OW, KH*KW*C)
         taps, filters = cols.shape[2], w.shape[3]
@@ -100,10 +100,10 @@ class _Network:
         step, before = self.steps[i], self.values[i]
         change = channel - before[..., f : f + 1]  # (N, H, W, 1)
         if step.op is ops.Conv2D:  # its sums change by what the one channel's filters make of the change
-            one = Step(ops.Conv2D, (step.inputs[0].numpy()[:, :, f : f + 1],), step.attributes)
+            one = Step(ops.Conv2D, (_kernel(step)[:, :, f : f + 1],), step.attributes)
             return self._losses(i + 1, self.values[i + 1] + one(Tensor(change, backend=backend.get("numpy"))).data)
         if step.op is ops.Flatten and i + 1 < len(self.steps) and self.steps[i + 1].op is ops.Dense:
-            w = self.steps[i + 1].inputs[0].numpy().reshape(*before.shape[1:], -1)[:, :, f]  # (H, W, OUT)
+            w = _kernel(self.steps[i + 1]).reshape(*before.shape[1:], -1)[:, :, f]  # (H, W, OUT)
             moved = change.reshape(len(change), -1) @ w.reshape(-1, w.shape[2])  # (N, OUT)
             return self._losses(i + 2, self.values[i + 2] + moved)
         whole = np.repeat(before, len(channel), axis=0)
@@ -140,18 +140,26 @@ class _Network:
 
 
 def _in_float64(step: Step, home: Any) -> Step:
-    weights = (None if x is None else Tensor(x.numpy().astype(np.float64), backend=home) for x in step.inputs)
+    weights = [x if x is None else Tensor(_array(x).astype(np.float64), backend=home) for x in step.inputs]
     return replace(step, inputs=tuple(weights))
+
+
+def _kernel(step: Step) -> np.ndarray:
+    return _array(step.inputs[0])
+
+
+def _array(x: Any) -> np.ndarray:
+    return x.numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def _windows(step: Step, x: np.ndarray) -> Any:
     attributes = step.attributes
     return fused.shapes.windows(
-        x.shape[1:3], step.inputs[0].shape[:2], attributes["strides"], attributes["padding"], attributes["dilation"]
+        x.shape[1:3], _kernel(step).shape[:2], attributes["strides"], attributes["padding"], attributes["dilation"]
     )
 
 
 def _multiply_adds(step: Step, x: np.ndarray, y: np.ndarray) -> int:
     if step.op is ops.Dense:
         return x.shape[1] * y.shape[1]
-    return y[0].size * step.inputs[0].numpy()[..., 0].size if step.op is ops.Conv2D else 0
+    return y[0].size * _kernel(step)[..., 0].size if step.op is ops.Conv2D else 0

@@ -29,7 +29,7 @@ from .snapshots import Snapshot, read_snapshot, snapshot_files
 from .storage import write_atomically
 from .webpage import webpage
 
-QUICK = {"train": 600, "test": 120}  # drawn fish to train on, where there is no run yet
+QUICK_TRAIN, QUICK_TEST = 600, 120  # drawn fish to train on, where there is no run yet
 QUICK_EPOCHS = 6
 LOOKED_AT = 60  # test images, of which the least certain is taken where no image is named
 
@@ -109,7 +109,7 @@ def _quick_run() -> Path:
     from .datasets import fish
 
     print("no run in runs/: training a small one on drawn fish", file=sys.stderr)
-    data, out = fish.make(**QUICK), Path("runs") / time.strftime("%Y%m%d-%H%M%S-quick")
+    data, out = fish.make(train=QUICK_TRAIN, test=QUICK_TEST), Path("runs") / time.strftime("%Y%m%d-%H%M%S-quick")
     command = [sys.executable, "-m", "tinycnn.train", str(data), "--epochs", str(QUICK_EPOCHS), "--out", str(out)]
     done = subprocess.run(command, stdout=sys.stderr)
     if done.returncode:

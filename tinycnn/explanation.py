@@ -1,7 +1,7 @@
-"""What the explorer page is told: one photo's way through a network, its gradients, and the step of learning it makes.
+"""What the explorer page is told: one photo's way through a network, its gradients, and the step that it teaches.
 
-All of it is the engine's own: a trace of one pass and one optimizer step, finite differences in float64, and the weights
-of past epochs. The page draws and adds up; it computes no pass of its own.
+All of it is the engine's own: a trace of one pass and one optimizer step, finite differences in float64, and the
+weights of past epochs. The page draws and adds up; it computes no pass of its own.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import fused, ops, pictures
-from .differences import H, Differences, differences
+from .differences import Differences, H, differences
 from .errors import UsageError
 from .fused import Step
 from .metrics import predicted_classes
@@ -76,7 +76,7 @@ def explain_photo(subject: Subject) -> Explanation:
         true = _true_class(subject, model.predict_on_batch(x))
     labels = label_row(model, true)
     optimizer = subject.optimizer or Adam()
-    state = {slot: [model_array.copy() for model_array in arrays] for slot, arrays in optimizer.state.items()}
+    state = {slot: [array.copy() for array in arrays] for slot, arrays in optimizer.state.items()}
     found = differences(steps, x, labels)
     weights = model.get_weights()
     told = Explanation(
@@ -91,12 +91,11 @@ def explain_photo(subject: Subject) -> Explanation:
             "threshold": model.threshold,
         }
     )
-    passed, after = one_step(model, x, labels, optimizer), trace(whole=WHOLE)
+    passed = one_step(model, x, labels, optimizer)
     _tell_stages(told, model, passed, found)
     _tell_state(told, state)
-    with after as later:
-        _forward(model, x, labels)
-    _tell_step(told, passed, later, optimizer)
+    later, _, _ = _outcome(model, x, labels)
+    _tell_step(told, passed, later)
     model.set_weights(weights)
     pictures.tell_class_maps(told, model, x)
     pictures.tell_photo(told, subject)
@@ -205,7 +204,6 @@ def _stage(told: Explanation, i: int, records: list[OpRecord], found: Difference
         if array is not None:
             arrays[name] = told.put(f"{name}.{i}", array, dtype)
 
-    last = record.gradient_in is not None and (activation is None or activation.gradient_in is None)
     stage: dict[str, Any] = {
         "name": record.layer,
         "kind": KINDS.get(record.op, "activation"),
@@ -222,9 +220,9 @@ def _stage(told: Explanation, i: int, records: list[OpRecord], found: Difference
         if record.op == "conv2d":
             put("gw", record.gradients_out["w"])
         if found is not None:
-            put("fd", found.kernel)
-            put("slope", found.slope)
-            put("fdb", found.bias if "b" in record.inputs else None)
+            put("fd", found.kernel, np.float64)
+            put("slope", found.slope, np.float64)
+            put("fdb", found.bias if "b" in record.inputs else None, np.float64)
     if activation is not None and activation.op != "relu":
         put("y", activation.output[0])
         put("gz", record.gradient_in[0] if record.gradient_in is not None else None)
@@ -232,10 +230,9 @@ def _stage(told: Explanation, i: int, records: list[OpRecord], found: Difference
         put("winner", record.saved["winner"][0], np.uint8 if record.saved["win"].taps < 256 else np.int32)
     if record.op not in ("conv2d", "dense", "flatten"):
         put("y", record.output[0])
-    if record.op != "flatten" and not last:
-        put("gy", (activation or record).gradient_in[0])
-    elif last and activation is None and record.op != "flatten":
-        put("gy", record.gradient_in[0])
+    gradient = (activation or record).gradient_in
+    if record.op != "flatten" and gradient is not None:
+        put("gy", gradient[0])
     if "win" in record.saved:
         win = record.saved["win"]
         stage["window"] = {name: getattr(win, name) for name in WINDOW}
@@ -257,7 +254,7 @@ def _tell_state(told: Explanation, state: dict[str, list[np.ndarray]]) -> None:
                     stage["arrays"][slot + part] = told.put(f"{slot}{part}.{number}", next(arrays))
 
 
-def _tell_step(told: Explanation, before: Trace, after: Trace, optimizer: Adam) -> None:
+def _tell_step(told: Explanation, before: Trace, after: Trace) -> None:
     """What the step did: to the prediction, to each stage, and to the weights that moved most."""
     update = before.updates[0]
     stages = []

@@ -1,4 +1,4 @@
-"""The pictures on the explorer page beside the pass: the photo, its random changes, where a class is seen, past epochs."""
+"""The pictures on the explorer page beside the pass: the photo, its changes, where a class is seen, past epochs."""
 
 import base64
 import io
@@ -51,8 +51,8 @@ def tell_photo(told: "Explanation", subject: "Subject") -> None:
 
 
 def tell_class_maps(told: "Explanation", model: Sequential, x: np.ndarray) -> None:
-    """Grad-CAM (Selvaraju et al., 2017) for each class, from the last convolution: its maps, each weighted by the mean of
-    its gradient of the class's logit; what is below 0 speaks against the class and is left out.
+    """Grad-CAM (Selvaraju et al., 2017) for each class, from the last convolution: its maps, each weighted by the mean
+    of its gradient of the class's logit; what is below 0 speaks against the class and is left out.
 
     A network of one sigmoid has one logit, which speaks for the second class; for the first its sign is changed.
     """
@@ -71,7 +71,9 @@ def tell_class_maps(told: "Explanation", model: Sequential, x: np.ndarray) -> No
             seed = np.zeros(value.shape, np.float32)
             seed[0, min(k, value.shape[1] - 1)] = 1 if value.shape[1] > 1 or k else -1
             value.backward(seed)
-            importance = record.gradient_in[0].mean(axis=(0, 1))  # (F,)
+            gradient = record.gradient_in
+            assert gradient is not None, "a convolution leads to every logit"
+            importance = gradient[0].mean(axis=(0, 1))  # (F,)
             maps.append(np.maximum((record.output[0] * importance).sum(axis=2), 0))
             weights.append(importance)
     told.meta["class_maps"] = {
@@ -112,7 +114,7 @@ def tell_epochs(
             if y.ndim == 3:
                 small, top = _small(y)
                 place["map"].append(small)
-                place["top"].append(np.float32(top))
+                place["top"].append(np.array(top, np.float32))
             else:
                 place["y"].append(y)
             if stage["kind"] == "conv":

@@ -1,4 +1,4 @@
-"""One HTML file from the files of page/ and what they are told: it asks nothing of any network, and runs nothing else."""
+"""One HTML file from the files of page/ and what they are told: it asks no network, and runs nothing else."""
 
 import base64
 import hashlib

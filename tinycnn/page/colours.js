@@ -21,13 +21,16 @@ function ramp(colours, share) {
   return mix(colours[low], colours[low + 1], place - low);
 }
 
+// Small values would not be seen beside large ones: colours grow with a root of the value.
+const ROOT = 0.7;
+
 export function strength(value, top) {
-  return ramp(scale().strength, top > 0 ? value / top : 0);
+  return ramp(scale().strength, top > 0 ? Math.max(value / top, 0) ** ROOT : 0);
 }
 
 export function sign(value, top) {
   const { below, paper, above } = scale();
-  const share = top > 0 ? Math.min(Math.abs(value) / top, 1) ** 0.7 : 0;
+  const share = top > 0 ? Math.min(Math.abs(value) / top, 1) ** ROOT : 0;
   return mix(paper, value < 0 ? below : above, share);
 }
 

@@ -35,8 +35,8 @@ function title(unit, ...rest) {
 
 function photoPixel(unit) {
   const k = flat(stages[0].shape, unit.at);
-  const pixel = stages[0].shape.slice(2).reduce((a) => a, 0) || stages[0].shape[2];
-  const names = pixel === 3 ? ["red", "green", "blue"] : Array.from({ length: pixel }, (_, c) => `channel ${c}`);
+  const channels = stages[0].shape[2];
+  const names = channels === 1 ? ["grey"] : ["red", "green", "blue", "opacity"].slice(0, channels);
   const start = k - unit.at[2];
   const rescale = meta.picture.settings.rescale;
   return [h("div", { class: "pane" }, title(unit),
@@ -151,7 +151,7 @@ function windowAndKernel(unit, terms, word) {
     h("div", { class: "bench" },
       slidePicture(unit, c),
       h("div", { class: "grids" },
-        grid(`x: ${stages[s - 1].name}, channel ${c}`, win, cells, (cell) => cell.x, (cell) => (cell.from === null ? "padding" : `y ${s - 1} ${cell.from}`), s - 1 > 0 || stages[0].kind === "photo" ? false : true),
+        grid(`x: ${stages[s - 1].name}, channel ${c}`, win, cells, (cell) => cell.x, (cell) => (cell.from === null ? "padding" : `y ${s - 1} ${cell.from}`), false),
         h("span", { class: "sign" }, "\u00d7"),
         grid(`w: filter ${at[2]}`, win, cells, (cell) => cell.w, (cell) => `w ${s} ${cell.weight}`, true, (cell) => ({ s, part: "w", at: cell.weightAt })),
         h("span", { class: "sign" }, "="),
@@ -207,7 +207,7 @@ function slidePicture(unit, c) {
   const { s, at } = unit;
   const [rows, cols] = stages[s - 1].shape;
   const [oh, ow] = stages[s].shape;
-  const scale = 104 / Math.max(rows, cols);
+  const scale = 76 / Math.max(rows, cols);
   const input = mapCanvas(rows, cols, scale, (i, j) => y(s - 1, flat(stages[s - 1].shape, [i, j, c])));
   const output = mapCanvas(oh, ow, scale, (i, j) => y(s, flat(stages[s].shape, [i, j, at[2]])), state.playing === "slide" ? at[0] * ow + at[1] : Infinity);
   const win = stages[s].window;
@@ -346,7 +346,7 @@ function pool(unit, word) {
 function poolPicture({ s, at }) {
   const [rows, cols] = stages[s - 1].shape;
   const win = stages[s].window;
-  const scale = 104 / Math.max(rows, cols);
+  const scale = 76 / Math.max(rows, cols);
   const element = mapCanvas(rows, cols, scale, (i, j) => y(s - 1, flat(stages[s - 1].shape, [i, j, at[2]])));
   return h("figure", { class: "small" }, h("div", { class: "stack" }, element, svg("svg", { width: element.style.width, height: element.style.height },
     svg("rect", { x: (at[1] * win.sw - win.left) * scale, y: (at[0] * win.sh - win.top) * scale, width: win.kw * scale, height: win.kh * scale }))), h("figcaption", {}, `map ${at[2]}`));

@@ -8,7 +8,7 @@ import { num, written } from "./numbers.js";
 import { pastEpoch, sameUnit, set, state } from "./state.js";
 import { SENTENCES } from "./words.js";
 
-const HEIGHT = 300; // of a column's picture, in CSS pixels
+const HEIGHT = 248; // of a column's picture, in CSS pixels
 const GAP = 2; // between maps
 const columns = []; // for each stage: how its picture is laid out, and the elements
 let overlay, board;
@@ -81,7 +81,7 @@ function layoutOf(s) {
 
 function classLines(s, layout) {
   const names = stages[s].shape[0] === 1 ? [meta.classes[1]] : meta.classes;
-  return h("ul", { class: "classes", style: { "--line": `${layout.size}px` } }, names.map((name, k) =>
+  return h("ul", { class: "classes", style: { "--line-of-class": `${layout.size}px` } }, names.map((name, k) =>
     h("li", {}, h("span", { class: "class", title: name }, name), h("span", { class: "p", "data-class": k }))));
 }
 
@@ -128,7 +128,7 @@ function drawColumn(s) {
   context.clearRect(0, 0, width, height);
   const values = valuesOf(s);
   if (!values) {
-    column.range.textContent = pastEpoch() !== null ? "not kept for past epochs" : "\u2026";
+    column.range.textContent = pastEpoch() !== null ? "not kept" : "\u2026";
     return;
   }
   if (column.kind === "photo" && !values.signed) {
@@ -180,7 +180,7 @@ function drawMaps(column, values, [rows, cols, count], top) {
       let value = values.at(k * count + c);
       if (photo) for (let other = 1; other < count; other++) value += values.at(k * count + other);
       const share = top > 0 ? value / top : 0;
-      words[k] = colours[values.signed ? Math.round(Math.min(Math.max(Math.sign(share) * Math.abs(share) ** 0.7, -1), 1) * 127 + 127.5) : Math.round(Math.min(Math.max(share, 0), 1) * 255)];
+      words[k] = colours[values.signed ? Math.round(Math.min(Math.max(share, -1), 1) * 127 + 127.5) : Math.round(Math.min(Math.max(share, 0), 1) * 255)];
     }
     const [x, yy] = photo ? [0, 0] : placeOfMap(column, c);
     stamp(column.context, pixels, x, yy, photo ? column.width : column.w, photo ? column.height : column.h);
