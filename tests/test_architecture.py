@@ -18,7 +18,8 @@ ENGINE = {"tensor", "backend", "kernels.shapes"}
 OPS = ENGINE | {"ops", "fused"}
 FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
 TRAINING = FRONT | {"callbacks", "batches", "storage", "report", "summary"}
-COMMAND = {"__init__", "backend", "models", "datasets", "preprocessing", "cli", "folders", "trace"} | TRAINING
+SHARED = {"paper", "snapshots", "explanation", "webpage", "pictures"}  # what commands are made of
+COMMAND = {"__init__", "backend", "models", "datasets", "preprocessing", "cli", "folders", "trace"} | TRAINING | SHARED
 
 # Each module, and what it may import of the package; modules of a folder go by the folder's name.
 MAY_IMPORT = {
@@ -50,6 +51,14 @@ MAY_IMPORT = {
     "batches": {"backend"},
     "folders": {"preprocessing"},
     "cli": {"backend", "models", "preprocessing"},
+    "paper": {"layers", "models"},
+    "snapshots": {"callbacks", "storage"},
+    "differences": OPS | {"models"},
+    "explanation": OPS
+    | TRAINING
+    | {"models", "preprocessing", "trace", "differences", "paper", "snapshots", "pictures"},
+    "pictures": {"models", "paper", "preprocessing", "tensor", "trace"},
+    "webpage": {"storage"},
     **dict.fromkeys(COMMANDS, COMMAND),
 }
 READ_FIRST = {"kernels.shapes": set(), "kernels.reference": {"kernels.shapes"}}  # they stand without other kernels

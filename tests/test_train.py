@@ -24,13 +24,19 @@ from tinycnn.folders import TEST_NAMES, TRAIN_NAMES
 from tinycnn.layers import Dense
 from tinycnn.models import load_checkpoint, load_model
 from tinycnn.preprocessing.image import ImageDataGenerator
+from tinycnn.snapshots import read_snapshot, snapshot_files
 from tinycnn.train import fish_network, main
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--epochs", "1", "--image-size", "16", "--backend", "numpy")
 RUN_FOLDER = {
     "model.safetensors", "checkpoint.safetensors", "history.csv", "config.toml", "metrics.json", "report.html",
+    "snapshots/",
 }  # fmt: skip
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name + "/" * file.is_dir() for file in folder.iterdir()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +131,7 @@ def finished(small_photos, tmp_path_factory) -> Path:
 
 
 def test_run_folder_holds_what_help_promises(finished, capsys):
-    assert {file.name for file in finished.iterdir()} == RUN_FOLDER
+    assert names(finished) == RUN_FOLDER
     assert run("--help") == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in RUN_FOLDER)
@@ -134,7 +140,22 @@ def test_run_folder_holds_what_help_promises(finished, capsys):
 def test_files_are_readable_by_others_as_the_umask_says(finished):
     umask = os.umask(0)
     os.umask(umask)
-    assert {file.stat().st_mode & 0o777 for file in finished.iterdir()} == {0o666 & ~umask}
+    assert {file.stat().st_mode & 0o777 for file in finished.rglob("*.*")} == {0o666 & ~umask}
+
+
+def test_snapshots_are_the_weights_before_training_and_after_every_epoch(finished, small_photos, tmp_path):
+    shots = [read_snapshot(file) for file in snapshot_files(finished)]
+    assert [shot.epoch for shot in shots] == [0, 1, 2]
+    model = load_model(finished / "model.safetensors")
+    for kept, weight in zip(shots[-1].weights, model.get_weights(), strict=True):
+        assert kept.dtype == np.float16
+        assert np.abs(kept - weight).max() <= 1e-3 * np.abs(weight).max()
+    start = fish_network(16, 2)
+    assert all(
+        np.array_equal(k, w.astype(np.float16)) for k, w in zip(shots[0].weights, start.get_weights(), strict=True)
+    )
+    assert run(small_photos, *SMALL, "--no-snapshots", "--out", tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "snapshots").exists()
 
 
 def test_history(finished):
@@ -150,7 +171,7 @@ def test_config_holds_every_setting(finished):
     assert config | {"data": 0, "tinycnn": 0} == {
         "backend": "numpy", "batch_size": 32, "classes": ["plain", "stripes"], "data": 0, "epochs": 2,
         "image_size": 16, "learning_rate": 0.001, "no_augment": False, "out": str(finished), "quiet": False, "seed": 0,
-        "strict": False, "tf32": False, "tinycnn": 0, "validation_split": 0.2,
+        "snapshots": True, "strict": False, "tf32": False, "tinycnn": 0, "validation_split": 0.2,
     }  # fmt: skip
     assert config["tinycnn"] == __version__
     assert Path(config["data"]).is_dir()
@@ -426,7 +447,7 @@ def test_class_names_that_are_no_text(tmp_path):
     except OSError:
         pytest.skip("this file system takes no such name")
     assert run(data, *SMALL, "--validation-split", 0.5, "--out", tmp_path / "run") == 0
-    assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FOLDER
+    assert names(tmp_path / "run") == RUN_FOLDER
     assert len(settings(tmp_path / "run")["classes"]) == 2
 
 
@@ -476,7 +497,7 @@ def test_default_run_folder(small_photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(small_photos, *SMALL) == 0
     (out,) = (tmp_path / "runs").iterdir()
-    assert {file.name for file in out.iterdir()} == RUN_FOLDER
+    assert names(out) == RUN_FOLDER
 
 
 def test_empty_run_folder_may_exist(small_photos, tmp_path):
@@ -520,7 +541,7 @@ def test_many_unreadable_images_are_all_listed(tmp_path, capsys):
     for i in range(6):
         (data / "b" / f"bad{i}.png").write_text("no image")
     assert run(data, *SMALL, "--out", tmp_path / "run") == 0
-    told = capsys.readouterr().err + "".join(file.read_text(errors="ignore") for file in (tmp_path / "run").iterdir())
+    told = capsys.readouterr().err + "".join(file.read_text(errors="ignore") for file in (tmp_path / "run").glob("*.*"))
     assert all(f"bad{i}.png" in told for i in range(6))
 
 

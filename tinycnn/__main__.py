@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train the network on a folder of photos, or on drawn fish",
     "predict": "say what photos show",
     "evaluate": "measure a model on labelled photos",
+    "explain": "show how a network decides about one photo, every number of it",
 }
 
 

@@ -29,15 +29,16 @@ from .cli import (
 )
 from .errors import DataError, DivergenceError, UsageError
 from .folders import train_and_test_folders
-from .layers import Conv2D, Dense, Flatten, MaxPooling2D
 from .metrics import confusion_matrix, predicted_classes
 from .models import Sequential
 from .optimizers import Adam
+from .paper import AUGMENTATION, fish_network
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
 from .preprocessing.load import show
 from .preprocessing.scan import class_folders
 from .preprocessing.settings import LARGEST_SIZE
 from .report import write_report
+from .snapshots import FOLDER, Snapshots
 
 SMALLEST_IMAGE = 10  # what two 3x3 convolutions and two poolings need
 
@@ -56,6 +57,7 @@ the run folder holds
   config.toml             every setting of this run
   metrics.json            test loss, test accuracy, epochs, images, seconds
   report.html             curves and confusion matrix
+  snapshots/              the weights after every epoch, to three digits, for `tinycnn explain`
   skipped.txt             the images that could not be read, if any
 
 """
@@ -77,6 +79,10 @@ def parser() -> Parser:
         help="share of each class kept for testing, where DATA has no test folder (default: 0.2)",
     )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/ and the time)")
+    p.add_argument(
+        "--snapshots", action=argparse.BooleanOptionalAction, default=True,
+        help="keep the weights of every epoch for `tinycnn explain` (default: on; 2 bytes a weight)",
+    )  # fmt: skip
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     p.add_strict_option()
     p.add_machine_options()
@@ -111,27 +117,11 @@ def train(options: argparse.Namespace) -> None:
         _finish(model, training, test, history, out, time.perf_counter() - began)
 
 
-def fish_network(image_size: int, classes: int, seed: int = 0) -> Sequential:
-    """The paper's network (its figures 5 and 6); with more than two classes it ends in a softmax."""
-    outputs, last = (1, "sigmoid") if classes == 2 else (classes, "softmax")
-    return Sequential(
-        [
-            Conv2D(32, (3, 3), activation="relu", input_shape=(image_size, image_size, 3)),
-            MaxPooling2D(pool_size=(2, 2)),
-            Conv2D(32, (3, 3), activation="relu"),
-            MaxPooling2D(pool_size=(2, 2)),
-            Flatten(),
-            Dense(128, activation="relu"),
-            Dense(outputs, activation=last),
-        ],
-        seed=seed,
-    )
-
-
 def _fit(
     model: Sequential, training: DirectoryIterator, test: DirectoryIterator, options: argparse.Namespace, out: Path
 ) -> callbacks.History:
     log, checkpoint = callbacks.CSVLogger(out / "history.csv"), Checkpoint(out / "checkpoint.safetensors")
+    snapshots = [Snapshots(out / FOLDER)] if options.snapshots else []
     with np.errstate(all="ignore"):  # a diverging loss is told once, by StopAtDivergence
         return model.fit(
             training,
@@ -139,7 +129,7 @@ def _fit(
             steps_per_epoch=options.steps_per_epoch,
             validation_data=test,
             verbose=0 if options.quiet else "auto",
-            callbacks=[StopAtDivergence(), log, checkpoint],
+            callbacks=[StopAtDivergence(), log, checkpoint, *snapshots],
         )
 
 
@@ -193,9 +183,8 @@ def _finish(
 def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIterator]:
     """The training images, augmented and shuffled, and the test images as they are."""
     train_folder, test_folder, split = _folders(options)
-    augmentation: dict[str, Any] = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True}
     shared: dict[str, Any] = {"rescale": 1 / 255, "validation_split": split}
-    generator = ImageDataGenerator(**shared, **({} if options.no_augment else augmentation))
+    generator = ImageDataGenerator(**shared, **({} if options.no_augment else AUGMENTATION))
     flow: dict[str, Any] = {
         "target_size": (options.image_size, options.image_size),
         "batch_size": options.batch_size,
