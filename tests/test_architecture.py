@@ -17,7 +17,7 @@ FREE = {"random", "errors"}  # open to every module of the package
 ENGINE = {"tensor", "backend", "kernels.shapes"}
 OPS = ENGINE | {"ops", "fused"}
 FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
-TRAINING = FRONT | {"callbacks", "batches", "storage", "report", "summary"}
+TRAINING = FRONT | {"callbacks", "batches", "position", "storage", "report", "summary"}
 SHARED = {"paper", "snapshots", "explanation", "webpage", "pictures"}  # what commands are made of
 COMMAND = {"__init__", "backend", "models", "datasets", "preprocessing", "cli", "folders", "trace"} | TRAINING | SHARED
 
@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "metrics": OPS,
     "optimizers": ENGINE,
     "storage": set(),
-    "callbacks": {"storage", "report"},
+    "callbacks": {"storage", "report", "position"},
+    "position": {"backend"},
     "report": {"metrics", "storage"},
     "models": OPS | TRAINING | {"graph", "replay", "preprocessing", "trace"},
     "preprocessing": {"preprocessing", "backend"},

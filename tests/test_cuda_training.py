@@ -15,6 +15,7 @@ from tinycnn.callbacks import Callback
 from tinycnn.errors import BackendError, UsageError
 from tinycnn.models import Sequential, load_checkpoint, load_model
 from tinycnn.optimizers import SGD, Adam
+from tinycnn.position import Position
 from tinycnn.preprocessing.image import ImageDataGenerator
 
 NEAR = 2e-4  # of the largest: a few steps let roundings grow
@@ -190,7 +191,7 @@ def test_what_cannot_be_recorded_is_launched_step_by_step(gpu, monkeypatch, opti
 
 def test_what_callbacks_are_told_may_be_old_but_the_end_of_an_epoch_is_exact(gpu, monkeypatch):
     """And batches are made in the thread that trains: the GPU works meanwhile."""
-    monkeypatch.setattr("tinycnn.models.PATIENCE", 1e9)
+    monkeypatch.setattr("tinycnn.position.PATIENCE", 1e9)
     made, told = set(), []
 
     class Told(Callback):
@@ -234,7 +235,7 @@ def test_images_that_find_no_room_are_uploaded_batch_by_batch(gpu, small_photos)
 def test_only_numbers_come_back_and_not_in_every_step(gpu, monkeypatch):
     downloads, download = [], gpu.asnumpy
     monkeypatch.setattr(gpu, "asnumpy", lambda data: (downloads.append(data.shape), download(data))[1])
-    monkeypatch.setattr("tinycnn.models.PATIENCE", 1e9)
+    monkeypatch.setattr("tinycnn.position.PATIENCE", 1e9)
     model = compiled()
     x, y = photos(64)
     history = model.fit(x, y, batch_size=2, epochs=1, verbose=0)
@@ -260,15 +261,15 @@ def test_a_model_goes_from_one_backend_to_the_other(gpu, tmp_path):
     for _ in range(4):
         model.train_on_batch(x, y)
     model.save(tmp_path / "model.safetensors")
-    model.save_checkpoint(tmp_path / "checkpoint.safetensors", 1)
+    model.save_checkpoint(tmp_path / "checkpoint.safetensors", Position(1))
     wanted = model.predict(x, verbose=0)
     for name in ("numpy", "cupy"):
         with using(name):
             assert_near([load_model(tmp_path / "model.safetensors").predict(x, verbose=0)], [wanted])
     model.train_on_batch(x, y)
-    resumed, epoch = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    resumed, position = load_checkpoint(tmp_path / "checkpoint.safetensors")
     resumed.train_on_batch(x, y)
-    assert epoch == 1
+    assert position.epoch == 1
     assert same_bits(resumed.get_weights(), model.get_weights())
 
 

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import compiled, fish, photos, same_bits, tiny
+from networks import compiled, fish, photos, same_bits, tiny, using
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tinycnn import storage
+from tinycnn import backend, storage
 from tinycnn.callbacks import Callback
 from tinycnn.errors import DataError, ModelFileError, UsageError
 from tinycnn.layers import Activation, Conv2D, Dense, Flatten, MaxPooling2D
 from tinycnn.losses import BinaryCrossentropy
 from tinycnn.models import Sequential, load_checkpoint, load_model
 from tinycnn.optimizers import SGD, Adam
+from tinycnn.position import Position
 from tinycnn.preprocessing.image import Preprocessing
 
 NAMES = ["pez payaso", 'ángel "é" 🐠', "", "a/b\\c\n", "0"]
@@ -77,7 +78,7 @@ class SaveAfter(Callback):
 
     def on_epoch_end(self, epoch, logs):
         if epoch + 1 == self.epochs:
-            self.model.save_checkpoint(self.path, epoch + 1)
+            self.model.save_checkpoint(self.path)
 
 
 SETTINGS = {
@@ -98,21 +99,62 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, abou
     model.compile(optimizer, loss, ["accuracy"], **options)
     path = tmp_path / "c.safetensors"
     whole = model.fit(**data, epochs=4, callbacks=[SaveAfter(2, path)])
-    resumed, epoch = load_checkpoint(path)
-    rest = resumed.fit(**data, epochs=4, initial_epoch=epoch)
-    assert epoch == 2
+    resumed, position = load_checkpoint(path)
+    assert position == Position(2, history={name: values[:2] for name, values in whole.history.items()})
+    rest = resumed.fit(**data, epochs=4, initial_epoch=position.epoch)
     assert rest.epoch == [2, 3]
     assert rest.history == {name: values[2:] for name, values in whole.history.items()}
     assert same_bits(resumed.get_weights(), model.get_weights())
 
 
+class SaveInside(Callback):
+    """Write a checkpoint after some step of an epoch, or of its validation."""
+
+    def __init__(self, path, epoch, step, event):
+        self.path, self.at = path, {"epoch": epoch, "step": step}
+        setattr(self, event, self.look)
+
+    def on_epoch_begin(self, epoch):
+        self.epoch = epoch
+
+    def look(self, step, *_):
+        if {"epoch": self.epoch, "step": step} == self.at:
+            self.model.save_checkpoint(self.path, notes={"who": "a test"})
+
+
+PLACES = {
+    "the first step": (0, 0, "on_train_batch_end"),
+    "inside an epoch": (1, 1, "on_train_batch_end"),
+    "the last step": (2, 2, "on_train_batch_end"),
+    "inside a validation": (1, 1, "on_test_batch_end"),
+}
+
+
+@pytest.mark.parametrize("about", PLACES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_goes_on_from_any_step_to_the_same_bits_and_history(tmp_path, about, threads, monkeypatch):
+    monkeypatch.setattr(backend, "_threads", None)
+    data = {"x": X, "y": Y, "batch_size": 8, "validation_data": (X, Y), "verbose": 0, "epochs": 3}
+    with using("numba"):
+        model, path = compiled(seed=5), tmp_path / "c.safetensors"
+        whole = model.fit(**data, callbacks=[SaveInside(path, *PLACES[about])])
+        backend.set_threads(threads)
+        resumed, position = load_checkpoint(path)
+        rest = resumed.fit(**data, start=position)
+    assert position.notes == {"who": "a test"}
+    assert (rest.history, rest.epoch) == (whole.history, whole.epoch)
+    assert same_bits(resumed.get_weights(), model.get_weights())
+    states = (dict(each.optimizer.named_arrays()) for each in (resumed, model))
+    assert all(np.array_equal(*pair) for pair in zip(*(state.values() for state in states), strict=True))
+
+
 def test_a_checkpoint_before_the_first_step(tmp_path):
     model = compiled()
-    model.save_checkpoint(tmp_path / "c.safetensors", 0)
-    again, epoch = load_checkpoint(tmp_path / "c.safetensors")
+    model.save_checkpoint(tmp_path / "c.safetensors", Position(0))
+    again, position = load_checkpoint(tmp_path / "c.safetensors")
     again.fit(X, Y, verbose=0)
     model.fit(X, Y, verbose=0)
-    assert epoch == 0
+    assert position == Position()
     assert same_bits(again.get_weights(), model.get_weights())
 
 
@@ -123,7 +165,7 @@ def test_what_is_no_model_file_is_refused(tmp_path, read):
     (tmp_path / "text").write_text("not a model\n" * 9)
     save_file({"a": np.ones(3)}, tmp_path / "foreign")
     if read is load_model:
-        compiled().save_checkpoint(tmp_path / "other", 1)
+        compiled().save_checkpoint(tmp_path / "other", Position(1))
     else:
         compiled().save(tmp_path / "other")
     for name, words in {
@@ -254,9 +296,14 @@ def test_one_wrong_letter_in_the_architecture(saved, tmp_path_factory, where, le
         load_model(path)
 
 
+POSITION = {"epoch": 1, "step": 0, "samples": 0, "sums": [], "history": {}, "notes": {}}
 TRAINING = [
     {"optimizer": "nope"}, {"optimizer_config": {"learning_rate": -1}}, {"optimizer_config": {"nope": 1}},
-    {"iterations": "x"}, {"iterations": 0}, {"iterations": -1}, {"epoch": None},
+    {"iterations": "x"}, {"iterations": 0}, {"iterations": -1}, {"position": None},
+    *({"position": {**POSITION, **change}} for change in (
+        {"epoch": -1}, {"epoch": 1.5}, {"step": "1"}, {"samples": None}, {"sums": [1.0]}, {"step": 2}, {"notes": []},
+        {"history": {"loss": [1.0], "accuracy": []}}, {"history": {"loss": [1.0, 2.0]}}, {"history": {"loss": ["x"]}},
+    )),
     {"loss": "nope"}, {"loss": []}, {"metrics": ["nope"]}, {"metrics": 3}, {"seed": "x"},
 ]  # fmt: skip
 
@@ -266,7 +313,7 @@ def test_a_checkpoint_with_damaged_settings_is_refused(tmp_path, change):
     path = tmp_path / "c.safetensors"
     model = compiled()
     model.train_on_batch(X, Y)
-    model.save_checkpoint(path, 1)
+    model.save_checkpoint(path, Position(1))
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
@@ -285,7 +332,7 @@ def test_a_checkpoint_that_could_not_be_loaded_is_not_written(tmp_path, about):
     if about != "not compiled":
         model.compile(MyAdam())
     with pytest.raises((UsageError, DataError)):
-        model.save_checkpoint(tmp_path / "c.safetensors", 1)
+        model.save_checkpoint(tmp_path / "c.safetensors", Position(1))
     assert not list(tmp_path.iterdir())
 
 

@@ -242,8 +242,8 @@ def prepared(data: Path, **changes) -> tuple:
 
 def test_checkpoint_is_where_the_model_stands(finished):
     use_backend("numpy")
-    model, epoch = load_checkpoint(finished / "checkpoint.safetensors")
-    assert epoch == 2
+    model, position = load_checkpoint(finished / "checkpoint.safetensors")
+    assert position.epoch == 2
     saved = load_model(finished / "model.safetensors")
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), saved.get_weights(), strict=True))
 
@@ -256,10 +256,10 @@ def test_continuing_gives_the_bits_of_never_stopping(steps, small_photos, tmp_pa
     assert weights(tmp_path / "short") != weights(tmp_path / "long")
 
     use_backend("numpy")
-    model, epoch = load_checkpoint(tmp_path / "short" / "checkpoint.safetensors")
+    model, position = load_checkpoint(tmp_path / "short" / "checkpoint.safetensors")
     training, test = prepared(small_photos, batch_size=5)
     history = model.fit(
-        training, epochs=3, initial_epoch=epoch, steps_per_epoch=steps, validation_data=test, verbose=0
+        training, epochs=3, initial_epoch=position.epoch, steps_per_epoch=steps, validation_data=test, verbose=0
     ).history
     model.save(tmp_path / "short" / "model.safetensors")
     assert weights(tmp_path / "short") == weights(tmp_path / "long")
@@ -772,8 +772,8 @@ def test_interrupting_keeps_the_checkpoint(small_photos, tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "tinycnn train: interrupted\n")
-    _, epoch = load_checkpoint(out / "checkpoint.safetensors")
-    assert epoch >= 3
+    _, position = load_checkpoint(out / "checkpoint.safetensors")
+    assert position.epoch >= 3
     assert not (out / "model.safetensors").exists()
     assert not list(out.glob(".*"))
 

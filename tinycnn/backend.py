@@ -209,7 +209,7 @@ def current() -> Backend:
 
 
 def set_threads(number: int) -> None:
-    """Use at most `number` threads; the numba backend's results do not depend on it."""
+    """Use at most `number` threads; results do not depend on it. Only the numba backend uses more than one."""
     global _threads
     if number < 1:
         raise UsageError(f"threads: {number} is not at least 1")
@@ -232,7 +232,7 @@ def one_thread() -> AbstractContextManager[Any]:
 
 
 _inside = threading.Lock()
-_blocks: list[int] = []  # one for each `matrix_threads` that is entered, in any thread
+_entered = 0  # blocks of `matrix_threads`, in any thread
 _before: list[tuple[Any, int]] = []  # what the first of them found, and the last brings back
 
 
@@ -245,25 +245,26 @@ def _matrix_libraries() -> list[Any]:
 
 @contextmanager
 def matrix_threads(backend: Backend) -> Iterator[None]:
-    """A block in which NumPy's matrix products use the threads that suit the backend.
+    """A block in which NumPy's matrix products, where the backend uses these, are made by one thread.
 
-    Beside compiled kernels that is one: the library's idle workers spin, and would take a core from the kernels.
+    With several, a library may cut sums where their number says, and so change bits; and its idle workers spin, which
+    takes a core from compiled kernels.
     """
-    number = 1 if backend.name == "numba" else _threads if backend.name == "numpy" else None
-    if number is None:
+    global _entered
+    if backend.graph:
         yield
         return
     with _inside:
-        if not _before:
+        if not _entered:
             _before.extend((library, library.get_num_threads()) for library in _matrix_libraries())
             for library, _ in _before:
-                library.set_num_threads(number)
-        _blocks.append(number)
+                library.set_num_threads(1)
+        _entered += 1
     try:
         yield
     finally:
         with _inside:
-            _blocks.pop()
-            while _before and not _blocks:
+            _entered -= 1
+            while _before and not _entered:
                 library, threads = _before.pop()
                 library.set_num_threads(threads)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, UsageError
+from .position import Position
 
 if TYPE_CHECKING:
     from .models import Sequential
@@ -32,13 +33,18 @@ class Callback:
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None: ...
 
+    def on_test_batch_end(self, batch: int) -> None: ...
+
 
 class History(Callback):
     """What `fit` returns: `history` has a list of numbers, one for each epoch, for every name."""
 
+    def __init__(self, start: Position | None = None) -> None:
+        self.start = start or Position()
+
     def on_train_begin(self) -> None:
-        self.epoch: list[int] = []
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[float]] = {name: [*values] for name, values in self.start.history.items()}
+        self.epoch = list(range(self.start.epoch))[: len(next(iter(self.history.values()), []))]
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self.epoch.append(epoch)

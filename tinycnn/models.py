@@ -4,10 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import accumulate
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from .fused import FusedOp, Step, fuse
 from .graph import Graphs
 from .layers import Input, Layer, Shape
 from .ops import Conv2D, Dense, MatMul
+from .position import Position, RunningMeans
 from .preprocessing.settings import Preprocessing
 from .random import generator
 from .replay import Chain, replays
@@ -29,7 +29,6 @@ from .tensor import Tensor, no_grad, watcher
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
-PATIENCE = 0.1  # seconds for which callbacks may be told the numbers of a moment ago, where a GPU has newer ones
 OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
 
@@ -53,6 +52,7 @@ class Sequential:
         self.fuse = self.replay = True
         self._graphs: dict[str, Graphs] = {}
         self._made_plan: _Plan | None = None
+        self._standing: Callable[[], Position] = Position
         self.stop_training = False
         for layer in layers or ():
             self.add(layer)
@@ -321,16 +321,20 @@ class Sequential:
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
+        *,
+        start: Position | None = None,
     ) -> History:
         """Train on arrays (x, y) or on an image iterator, a sequence or a generator of (x, y) batches.
 
         With `steps_per_epoch` the data is one endless stream: an epoch goes on where the one before stopped.
+        `start`, as `load_checkpoint` gives it, goes on in the middle of an epoch, to the same bits.
         `verbose`: 0 silent, 1 a bar and a line for each epoch, 2 the line alone, "auto" 1 on a terminal, else 2.
         Returns the History; its `history` has a list per name ("loss", "accuracy", "val_loss", ...).
         """
         self._compiled_loss()
         if epochs < 1 or initial_epoch < 0:
             raise UsageError(f"fit: epochs {epochs} must be at least 1, initial_epoch {initial_epoch} at least 0")
+        start = start or Position(initial_epoch)
         if validation_split:
             (x, y), validation_data = _split(x, y, validation_split)
         data = as_batches(x, y, batch_size, shuffle, self.seed)
@@ -339,18 +343,29 @@ class Sequential:
         validation_steps = None if validation is None else batches_of(validation, validation_steps)
         self._take_over(data)
 
-        history = History()
+        history = History(start)
         everyone: list[Callback] = [history, *(callbacks or ()), *_progress(verbose)]
         for callback in everyone:
             callback.model, callback.params = self, {"epochs": epochs, "steps": steps}
         self.stop_training = False
+        self._standing = partial(replace, start)
         _tell(everyone, "on_train_begin")
         try:
-            for epoch in range(initial_epoch, epochs):
+            for epoch in range(start.epoch, epochs):
+                means = RunningMeans(self.metrics_names, self.backend or current(), start)
+                self._standing = partial(means.position, epoch, start.step, history.history)
                 _tell(everyone, "on_epoch_begin", epoch)
-                logs = self._train_epoch(data, range(epoch * steps, (epoch + 1) * steps), everyone)
+                numbers = range(epoch * steps + start.step, (epoch + 1) * steps)
+                for step, batch in enumerate(in_turn(data, numbers), start.step):
+                    x, y = split_batch(batch)
+                    means.add(self._train_on_batch(x, y), len(x))
+                    self._standing = partial(means.position, epoch, step + 1, history.history)
+                    _tell(everyone, "on_train_batch_end", step, {**means.recent(), "images": means.count})
+                logs = means.values()
                 if validation is not None:
-                    logs |= {f"val_{k}": v for k, v in self._evaluate(validation, validation_steps).items()}
+                    logs |= {f"val_{k}": v for k, v in self._evaluate(validation, validation_steps, everyone).items()}
+                start = Position(epoch + 1)
+                self._standing = partial(Position, epoch + 1, history=history.history)
                 _tell(everyone, "on_epoch_end", epoch, logs)
                 if self.stop_training:
                     break
@@ -358,19 +373,19 @@ class Sequential:
             _tell(everyone, "on_train_end")
         return history
 
-    def _train_epoch(self, data: Batches, numbers: range, callbacks: list[Callback]) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names, self.backend or current())
-        for step, batch in enumerate(in_turn(data, numbers)):
-            x, y = split_batch(batch)
-            means.add(self._train_on_batch(x, y), len(x))
-            _tell(callbacks, "on_train_batch_end", step, {**means.recent(), "images": means.count})
-        return means.values()
+    @property
+    def position(self) -> Position:
+        """Where `fit` stands, for a callback that is told of the end of a step or an epoch."""
+        return self._standing()
 
-    def _evaluate(self, data: Batches, steps: int | None, verbose: str | int = 0) -> dict[str, float]:
-        means = _RunningMeans(self.metrics_names, self.backend or current())
-        for batch in in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose)):
+    def _evaluate(
+        self, data: Batches, steps: int | None, callbacks: Sequence[Callback] = (), verbose: str | int = 0
+    ) -> dict[str, float]:
+        means = RunningMeans(self.metrics_names, self.backend or current())
+        for step, batch in enumerate(in_turn(data, _counted(batches_of(data, steps), "Evaluating", verbose))):
             x, y = split_batch(batch)
             means.add(self._test_on_batch(x, y), len(x))
+            _tell(callbacks, "on_test_batch_end", step)
         return means.values()
 
     def evaluate(
@@ -386,7 +401,7 @@ class Sequential:
         """Loss and metrics over data: a list in the order of `metrics_names` (the loss alone if there are no
         metrics), or a dict."""
         self._compiled_loss()
-        values = self._evaluate(as_batches(x, y, batch_size), steps, verbose)
+        values = self._evaluate(as_batches(x, y, batch_size), steps, verbose=verbose)
         return values if return_dict else list(values.values()) if self.metrics else values["loss"]
 
     def predict(
@@ -433,15 +448,20 @@ class Sequential:
         """Write the model to one safetensors file, with all that predicting needs. Raises UsageError, DataError."""
         storage.write(path, storage.MODEL, self._named_weights(), self._description())
 
-    def save_checkpoint(self, path: str | os.PathLike[str], epoch: int) -> None:
-        """Write what training needs to go on after `epoch` epochs: the model, and its optimizer's state."""
+    def save_checkpoint(
+        self, path: str | os.PathLike[str], position: Position | None = None, notes: dict[str, Any] | None = None
+    ) -> None:
+        """Write what training needs to go on: the model, its optimizer's state, and the position (default: of `fit`).
+
+        `notes` come back with the position. Raises UsageError, DataError.
+        """
         loss, optimizer = self._compiled_loss(), type(self.optimizer)
         if optimizer not in optimizers.OPTIMIZERS.values() or type(loss) not in losses.LOSSES.values():
             raise UsageError("save_checkpoint: only tinycnn's own optimizers and losses can be saved")
         home = self.backend or current()
         state = {OPTIMIZER + name: home.to_numpy(array) for name, array in self.optimizer.named_arrays()}
         training = {
-            "epoch": epoch,
+            "position": asdict(replace(position or self.position, notes=notes or {})),
             "seed": self.seed,
             "optimizer": optimizer.__name__.lower(),
             "optimizer_config": self.optimizer.get_config(),
@@ -480,8 +500,8 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
         return _rebuild(meaning, tensors)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, int]:
-    """The compiled model of a checkpoint and the epochs it has seen: `fit(..., initial_epoch=epoch)` goes on.
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, Position]:
+    """The compiled model of a checkpoint and where its training stood: `fit(..., start=position)` goes on.
 
     Raises ModelFileError.
     """
@@ -496,9 +516,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, int]:
         loss = losses.LOSSES[training["loss"]](from_logits=bool(training["from_logits"]))
         model.compile(optimizer, loss, training["metrics"], fuse=bool(training["fuse"]))
         optimizer.restore(model.weights, int(training["iterations"]), state)
-        if training["epoch"] < 0:
-            raise DataError(f"epoch {training['epoch']}")
-        return model, int(training["epoch"])
+        return model, Position.from_dict(training["position"], model.metrics_names)
 
 
 def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequential:
@@ -577,39 +595,6 @@ def _multiplies(step: Step) -> bool:
     return not {Conv2D, Dense, MatMul}.isdisjoint(parts)
 
 
-class _RunningMeans:
-    """Means over all samples so far of figures that come batch by batch.
-
-    A GPU's figures stay there until somebody looks, since looking waits for all that the GPU was asked to do.
-    """
-
-    def __init__(self, names: list[str], home: Backend) -> None:
-        self.names, self.home = names, home
-        self.sums, self.count = np.zeros(len(names)), 0
-        self.waiting: list[tuple[Any, int]] = []
-        self.looked, self.known = -PATIENCE, {}  # type: float, dict[str, float]
-
-    def add(self, figures: Any, samples: int) -> None:
-        self.waiting.append((figures, samples))
-        self.count += samples
-
-    def values(self) -> dict[str, float]:
-        if self.waiting:
-            figures = self.home.to_numpy(np.stack([figures for figures, _ in self.waiting]))  # (BATCHES, NAMES)
-            for batch, (_, samples) in zip(figures, self.waiting, strict=True):
-                self.sums += batch * samples
-        self.waiting = []
-        self.known = {name: float(total) / self.count for name, total in zip(self.names, self.sums, strict=True)}
-        return self.known
-
-    def recent(self) -> dict[str, float]:
-        """The values; for figures on a GPU, those of a moment ago if that is not long."""
-        if not self.home.graph or monotonic() - self.looked > PATIENCE:
-            self.looked = monotonic()
-            return self.values()
-        return self.known
-
-
 def _run(steps: list[Step], value: Tensor) -> Any:
     with no_grad():
         for step in steps:
@@ -662,6 +647,6 @@ def _counted(steps: int, title: str, verbose: str | int) -> Iterable[int]:
     return tqdm(range(steps), title, unit="step", leave=False)
 
 
-def _tell(callbacks: list[Callback], event: str, *arguments: Any) -> None:
+def _tell(callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
     for callback in callbacks:
         getattr(callback, event)(*arguments)

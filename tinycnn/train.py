@@ -148,7 +148,7 @@ class Checkpoint(callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch: int, logs: callbacks.Logs) -> None:
-        self.model.save_checkpoint(self.path, epoch + 1)
+        self.model.save_checkpoint(self.path)
 
 
 def _finish(
