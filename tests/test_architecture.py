@@ -19,7 +19,23 @@ OPS = ENGINE | {"ops", "fused"}
 FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
 TRAINING = FRONT | {"callbacks", "batches", "position", "storage", "report", "summary"}
 SHARED = {"paper", "snapshots", "explanation", "webpage", "pictures"}  # what commands are made of
-COMMAND = {"__init__", "backend", "models", "datasets", "preprocessing", "cli", "folders", "trace"} | TRAINING | SHARED
+COMMAND = (
+    {
+        "__init__",
+        "backend",
+        "models",
+        "datasets",
+        "preprocessing",
+        "cli",
+        "folders",
+        "trace",
+        "divergence",
+        "interrupts",
+        "run_folder",
+    }
+    | TRAINING
+    | SHARED
+)
 
 # Each module, and what it may import of the package; modules of a folder go by the folder's name.
 MAY_IMPORT = {
@@ -45,6 +61,9 @@ MAY_IMPORT = {
     "storage": set(),
     "callbacks": {"storage", "report", "position"},
     "position": {"backend"},
+    "interrupts": {"callbacks"},
+    "divergence": {"batches", "models", "trace"},
+    "run_folder": {"callbacks", "divergence", "models", "position", "preprocessing", "storage"},
     "report": {"metrics", "storage"},
     "models": OPS | TRAINING | {"graph", "replay", "preprocessing", "trace"},
     "preprocessing": {"preprocessing", "backend"},

@@ -30,8 +30,8 @@ from tinycnn.train import fish_network, main
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--epochs", "1", "--image-size", "16", "--backend", "numpy")
 RUN_FOLDER = {
-    "model.safetensors", "checkpoint.safetensors", "history.csv", "config.toml", "metrics.json", "report.html",
-    "snapshots/",
+    "model.safetensors", "best.safetensors", "checkpoint.safetensors", "history.csv", "config.toml", "images.txt",
+    "metrics.json", "report.html", "snapshots/",
 }  # fmt: skip
 
 
@@ -771,7 +771,8 @@ def test_interrupting_keeps_the_checkpoint(small_photos, tmp_path):
                 break
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "tinycnn train: interrupted\n")
+    goes_on = f"tinycnn train: interrupted; `tinycnn train --resume {out}` goes on from here\n"
+    assert (process.returncode, error) == (130, goes_on)
     _, position = load_checkpoint(out / "checkpoint.safetensors")
     assert position.epoch >= 3
     assert not (out / "model.safetensors").exists()

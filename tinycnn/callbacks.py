@@ -61,12 +61,15 @@ class Progress(Callback):
     def on_epoch_begin(self, epoch: int) -> None:
         from tqdm import tqdm
 
-        self.began, self.images = time.perf_counter(), 0
+        at = self.model.position  # in the middle of an epoch that is gone on with
+        self.began, self.seconds, self.images, self.earlier = time.perf_counter(), 0.0, 0, at.samples
         self.title = f"Epoch {epoch + 1}/{self.params['epochs']}"
-        self.line = tqdm(total=self.params["steps"], desc=self.title, unit="step", leave=False, disable=not self.bar)
+        self.line = tqdm(
+            total=self.params["steps"], initial=at.step, desc=self.title, unit="step", leave=False, disable=not self.bar
+        )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        self.images = int(logs["images"])
+        self.images = int(logs["images"]) - self.earlier
         self.seconds = time.perf_counter() - self.began
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in logs.items() if name != "images")
         self.line.set_postfix_str(f"{numbers}, {self.images / self.seconds:.0f} images/s", refresh=False)
@@ -75,7 +78,8 @@ class Progress(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self.line.close()
         numbers = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
-        print(f"{self.title} - {self.seconds:.1f}s - {self.images / self.seconds:.0f} images/s - {numbers}", flush=True)
+        rate = self.images / self.seconds if self.seconds else 0.0
+        print(f"{self.title} - {self.seconds:.1f}s - {rate:.0f} images/s - {numbers}", flush=True)
 
     def on_train_end(self) -> None:
         if hasattr(self, "line"):

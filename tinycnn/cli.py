@@ -21,7 +21,7 @@ exit codes:
   2    an argument, backend or size that cannot be used
   3    data or a model file that is missing, damaged or does not fit
   4    the loss became infinite or no number
-  130  interrupted
+  130  interrupted (143 by SIGTERM, in training)
   141  the reader of the output went away
 """
 MODEL_FILE = "model.safetensors"

@@ -2,7 +2,16 @@
 
 from .kernels.shapes import ShapeError
 
-__all__ = ["BackendError", "DataError", "DivergenceError", "ModelFileError", "ShapeError", "TinycnnError", "UsageError"]
+__all__ = [
+    "BackendError",
+    "DataError",
+    "DivergenceError",
+    "ModelFileError",
+    "ShapeError",
+    "StoppedError",
+    "TinycnnError",
+    "UsageError",
+]  # fmt: skip
 
 
 class TinycnnError(Exception):
@@ -31,6 +40,14 @@ class DivergenceError(TinycnnError):
     """Training ended in numbers that are no numbers."""
 
     exit_code = 4
+
+
+class StoppedError(TinycnnError):
+    """A signal asked training to end; `exit_code` is 128 and its number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.exit_code = 128 + signal_number
 
 
 class ModelFileError(DataError):

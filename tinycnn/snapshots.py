@@ -26,7 +26,7 @@ class Snapshots(Callback):
         self.folder = folder
 
     def on_epoch_begin(self, epoch: int) -> None:
-        if epoch == 0:
+        if epoch == 0 and self.model.position.step == 0:
             self._write(0)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:

@@ -9,10 +9,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import tomli_w
 
 from . import __version__, callbacks, storage
 from .backend import current
@@ -27,17 +26,32 @@ from .cli import (
     use_machine,
     whole_number,
 )
-from .errors import DataError, DivergenceError, UsageError
+from .divergence import where_it_began
+from .errors import DataError, DivergenceError, StoppedError, UsageError
 from .folders import train_and_test_folders
+from .interrupts import Interrupts
 from .metrics import confusion_matrix, predicted_classes
 from .models import Sequential
 from .optimizers import Adam
 from .paper import AUGMENTATION, fish_network
+from .position import Position
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
 from .preprocessing.load import show
 from .preprocessing.scan import class_folders
 from .preprocessing.settings import LARGEST_SIZE
 from .report import write_report
+from .run_folder import (
+    CHECKPOINT,
+    USUAL,
+    Checkpoints,
+    Every,
+    HistoryFile,
+    best_model,
+    image_list,
+    read_settings,
+    resume,
+    write_settings,
+)
 from .snapshots import FOLDER, Snapshots
 
 SMALLEST_IMAGE = 10  # what two 3x3 convolutions and two poolings need
@@ -52,9 +66,11 @@ clownfish and angelfish are drawn into the cache folder (TINYCNN_CACHE says wher
 EPILOG = """\
 the run folder holds
   model.safetensors       the model with its class names and image preparation: all that predicting needs
-  checkpoint.safetensors  weights and optimizer after the last finished epoch
+  best.safetensors        the same after the epoch with the least loss on the test images
+  checkpoint.safetensors  all that --resume needs to go on, to the same bits
   history.csv             loss and accuracy of every epoch
   config.toml             every setting of this run
+  images.txt              the images it learned from, each with a hash of its pixels
   metrics.json            test loss, test accuracy, epochs, images, seconds
   report.html             curves and confusion matrix
   snapshots/              the weights after every epoch, to three digits, for `tinycnn explain`
@@ -83,6 +99,15 @@ def parser() -> Parser:
         "--snapshots", action=argparse.BooleanOptionalAction, default=True,
         help="keep the weights of every epoch for `tinycnn explain` (default: on; 2 bytes a weight)",
     )  # fmt: skip
+    p.add_argument(
+        "--resume", type=Path, metavar="RUN",
+        help="go on with a run that was stopped; takes no other option but --epochs, --threads, --quiet, "
+        "--checkpoint-every",
+    )  # fmt: skip
+    p.add_argument(
+        "--checkpoint-every", metavar="WHEN",
+        help="30s, 5steps, 1epoch, or several with commas between (default: 1epoch,30s, in less than 1%% of the time)",
+    )  # fmt: skip
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     p.add_strict_option()
     p.add_machine_options()
@@ -96,41 +121,98 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Read the images, train, test, and write the run folder."""
+    """Read the images, train, test, and write the run folder; or go on with one."""
+    every = USUAL if options.checkpoint_every is None else Every.parse(options.checkpoint_every)
+    run = options.resume
+    if run:
+        options = _settings_of(run, options)
     if not SMALLEST_IMAGE <= options.image_size <= LARGEST_SIZE:
         raise UsageError(f"--image-size {options.image_size}: use {SMALLEST_IMAGE} to {LARGEST_SIZE}")
-    out = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    _check_is_free(out)
+    out = run or options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if not run:
+        _check_is_free(out)
     use_machine(options)
     began = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()) if options.quiet else contextlib.nullcontext():
         training, test = _load(options)
         model = fish_network(options.image_size, len(training.class_indices), options.seed)
         model.compile(Adam(options.learning_rate), _loss(training), ["accuracy"])
-        _make_run_folder(out)
-        storage.write_atomically(out / "config.toml", tomli_w.dumps(_settings(options, training)))
+        settings, images = _settings(options, training), image_list(training.fingerprints() + test.fingerprints())
+        position = Position()
+        if run:
+            model, position = resume(out, settings, images, model)
+        else:
+            _make_run_folder(out)
+        notes = write_settings(out, settings, images)
         _list_skipped(out / "skipped.txt", training.skipped + test.skipped)
+        going = f", going on after {position.step} steps of epoch {position.epoch + 1}" if run else ""
         print(
-            f"Training on {training.n} images, backend {current().name} on {current().device}; run folder: {show(out)}"
+            f"Training on {training.n} images, backend {current().name} on {current().device}; "
+            f"run folder: {show(out)}{going}"
         )
-        history = _fit(model, training, test, options, out)
+        history = _fit(model, training, test, options, Run(out, position, Checkpoints(out, every, notes)))
         _finish(model, training, test, history, out, time.perf_counter() - began)
 
 
+def _settings_of(run: Path, options: argparse.Namespace) -> argparse.Namespace:
+    """The options that a run was started with, and what may be another now."""
+    p = parser()
+    given = {name for name, value in vars(options).items() if value != p.get_default(name)}
+    if wrong := sorted(given - {"resume", "epochs", "threads", "quiet", "checkpoint_every"}):
+        names = ", ".join("DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in wrong)
+        raise UsageError(f"--resume {show(run)}: a run goes on with its own settings; leave out {names}")
+    settings = read_settings(run)
+    found = {name: settings.get(name, p.get_default(name)) for name in vars(options)}
+    for name in given:
+        found[name] = getattr(options, name)
+    for name, value in found.items():
+        default = p.get_default(name)
+        if name in ("data", "out", "resume"):
+            found[name] = None if value is None else Path(value)
+        elif default is not None and type(value) is not type(default):
+            raise DataError(f"--resume {show(run)}: config.toml says {name} = {value!r}, which is no such value")
+    if found["threads"] is None or "threads" not in given:
+        found["threads"] = getattr(options, "threads", None)
+    return argparse.Namespace(**found)
+
+
+class Run(NamedTuple):
+    """A run folder, where its training stands, and who keeps it."""
+
+    folder: Path
+    position: Position
+    checkpoints: Checkpoints
+
+
 def _fit(
-    model: Sequential, training: DirectoryIterator, test: DirectoryIterator, options: argparse.Namespace, out: Path
+    model: Sequential, training: DirectoryIterator, test: DirectoryIterator, options: argparse.Namespace, run: Run
 ) -> callbacks.History:
-    log, checkpoint = callbacks.CSVLogger(out / "history.csv"), Checkpoint(out / "checkpoint.safetensors")
-    snapshots = [Snapshots(out / FOLDER)] if options.snapshots else []
-    with np.errstate(all="ignore"):  # a diverging loss is told once, by StopAtDivergence
-        return model.fit(
-            training,
-            epochs=options.epochs,
-            steps_per_epoch=options.steps_per_epoch,
-            validation_data=test,
-            verbose=0 if options.quiet else "auto",
-            callbacks=[StopAtDivergence(), log, checkpoint, *snapshots],
-        )
+    snapshots = [Snapshots(run.folder / FOLDER)] if options.snapshots else []
+    kept = [HistoryFile(run.folder), best_model(run.folder, run.position.history), *snapshots, run.checkpoints]
+    steps = options.steps_per_epoch or len(training)
+    try:
+        with np.errstate(all="ignore"), Interrupts() as interrupts:  # a diverging loss is told once
+            history = model.fit(
+                training,
+                epochs=options.epochs,
+                steps_per_epoch=options.steps_per_epoch,
+                validation_data=test,
+                verbose=0 if options.quiet else "auto",
+                callbacks=[StopAtDivergence(), *kept, interrupts],
+                start=run.position,
+            )
+            interrupts.look()
+            return history
+    except StoppedError as error:
+        run.checkpoints.write()
+        error.args = (f"interrupted; `tinycnn train --resume {show(run.folder)}` goes on from here",)
+        raise
+    except DivergenceError as error:
+        at = model.position
+        print("Looking for what went wrong first, from the last checkpoint ...", flush=True)
+        where = where_it_began(run.folder / CHECKPOINT, training, steps, (at.epoch, max(at.step - 1, 0)))
+        error.args = (f"{error}; {where}",)
+        raise
 
 
 class StopAtDivergence(callbacks.Callback):
@@ -139,16 +221,6 @@ class StopAtDivergence(callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: callbacks.Logs) -> None:
         if not math.isfinite(logs["loss"]):
             raise DivergenceError(f"the loss is {logs['loss']} at step {batch + 1}: try a smaller --learning-rate")
-
-
-class Checkpoint(callbacks.Callback):
-    """Keeps the state of training after every epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_epoch_end(self, epoch: int, logs: callbacks.Logs) -> None:
-        self.model.save_checkpoint(self.path)
 
 
 def _finish(
@@ -254,7 +326,8 @@ def _make_run_folder(out: Path) -> None:
 
 def _settings(options: argparse.Namespace, data: DirectoryIterator) -> dict[str, Any]:
     """Every setting that was in force, with names that text can hold."""
-    chosen = {name: _text(v) if isinstance(v, Path) else v for name, v in vars(options).items() if v is not None}
+    chosen = {name: v for name, v in vars(options).items() if v is not None and name != "resume"}
+    chosen = {name: _text(v) if isinstance(v, Path) else v for name, v in chosen.items()}
     return {
         **chosen,
         "data": _text((options.data or Path(data.directory).parent).resolve()),

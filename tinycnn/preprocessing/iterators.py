@@ -1,5 +1,6 @@
 """Endless streams of batches with random access: any batch can be made at any time, in any thread, the same."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -186,6 +187,13 @@ class DirectoryIterator(Iterator):
         None if the generator has a preprocessing_function or samplewise normalisation, which a file cannot carry.
         """
         return self._settings if self.image_data_generator.only_rescales else None
+
+    def fingerprints(self) -> list[tuple[str, str, int]]:
+        """Of each image: a hash of its pixels, its path, the number of its class; what decides what is learned."""
+        pixels = (hashlib.blake2b(self._cache[row], digest_size=8).hexdigest() for row in self._rows)
+        folder = os.path.basename(os.path.abspath(self.directory))
+        paths = (os.path.join(folder, name) for name in self.filenames)
+        return list(zip(pixels, paths, map(int, self.classes), strict=True))
 
     def _list(self, names: list[str], split: Any, follow_links: bool) -> tuple[list[str], np.ndarray]:
         """The files of this subset and their classes (N,), in Keras's order: class after class, each sorted."""
