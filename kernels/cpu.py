@@ -13,14 +13,14 @@ from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv
 from .cpu_dense import dense, dense_backward
 from .recording import recorded
 from .shapes import Windows
-from .threads import next_task, one_thread, run, set_threads, usable_threads, workers
+from .threads import joined, next_task, one_thread, run, set_threads, usable_threads, workers
 from .vectors import LANES, load, spread, store
 
 BLOCK = 16 * 1024  # weights of a task: small beside a core's cache, large beside the cost of taking it
 
 __all__ = [
     "adam_update", "col2im", "conv2d", "conv2d_backward", "conv_relu_max_pool2d", "conv_relu_max_pool2d_backward",
-    "dense", "dense_backward", "im2col", "max_pool2d", "max_pool2d_backward", "one_thread", "recorded",
+    "dense", "dense_backward", "im2col", "joined", "max_pool2d", "max_pool2d_backward", "one_thread", "recorded",
     "set_threads", "sgd_update", "usable_threads", "warp",
 ]  # fmt: skip
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
-from .recording import call
 from .shapes import Windows
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 COMPONENTS = 16
+WEIGHTS = 256  # windows of a task
 WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
 
 
@@ -39,7 +39,7 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     y = memory.empty((n, down, across, filters) if pooled else (n, conv_h, conv_w, filters))
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
-    call(_transform_weights, memory.ready(w), kernel)
+    run(_transform_weights, workers(COMPONENTS * c * filters, -(-c * filters // WEIGHTS)), memory.ready(w), kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = -(-down * across // (blocks * ROWS)) * ROWS
@@ -73,21 +73,29 @@ def _store_four(array, at, step, values, count):
 
 
 @compiled
-def _transform_weights(w, kernel):
+def _transform_weights(worker, tasks, w, kernel):
     """(3, 3, C, F) -> sixteen components of (C, F)."""
     size = w.shape[2] * w.shape[3]
-    w, half = w.reshape(-1), spread(np.float32(0.5))
-    for at in range(0, size, LANES):
-        count = size - at
-        a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
-        b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
-        c = _mix_weights(
-            load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half
-        )
-        _store_four(kernel, at, size, _mix_weights(a[0], b[0], c[0], half), count)
-        _store_four(kernel, at + 4 * size, size, _mix_weights(a[1], b[1], c[1], half), count)
-        _store_four(kernel, at + 8 * size, size, _mix_weights(a[2], b[2], c[2], half), count)
-        _store_four(kernel, at + 12 * size, size, _mix_weights(a[3], b[3], c[3], half), count)
+    w, half, task = w.reshape(-1), spread(np.float32(0.5)), next_task(tasks)
+    while task * WEIGHTS < size:
+        for at in range(task * WEIGHTS, min((task + 1) * WEIGHTS, size), LANES):
+            _transform_window(w, at, size, half, kernel)
+        task = next_task(tasks)
+
+
+@numba.njit
+def _transform_window(w, at, size, half, kernel):
+    """16 of the windows at w[at], of which there are `size`."""
+    count = size - at
+    a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
+    b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
+    c = _mix_weights(
+        load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half
+    )
+    _store_four(kernel, at, size, _mix_weights(a[0], b[0], c[0], half), count)
+    _store_four(kernel, at + 4 * size, size, _mix_weights(a[1], b[1], c[1], half), count)
+    _store_four(kernel, at + 8 * size, size, _mix_weights(a[2], b[2], c[2], half), count)
+    _store_four(kernel, at + 12 * size, size, _mix_weights(a[3], b[3], c[3], half), count)
 
 
 @numba.njit

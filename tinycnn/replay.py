@@ -125,7 +125,7 @@ class _Recording:
             self.y = Tensor(x, backend=k)
             for step in self.steps:
                 self.y = step(self.y)
-        self._note("forward", calls)
+        self._note("forward", calls, k)
         return self.y.data
 
     def backward(self, gy, k):
@@ -136,21 +136,23 @@ class _Recording:
             self.gy = np.array(gy)
             with k.recorded() as calls:
                 self.y.backward(self.gy)
-            self._note("backward", calls)
+            self._note("backward", calls, k)
             self.usable &= all(w.grad is w.grad_buffer for w in self.weights if w.requires_grad)
             self.y = Tensor(self.y.data, backend=k)  # without its tape
         return [w.grad_buffer if w.requires_grad else None for w in self.weights]
 
-    def _note(self, name: str, calls: list[Any]) -> None:
+    def _note(self, name: str, calls: list[Any], k: Backend) -> None:
         """Keep the calls, with places left open where the batch was among their arguments."""
+        shared = [a for _, arguments in calls for a in arguments if self._shares(a)]
+        self.usable &= all(_whole(a, self.x) for a in shared)
         self.calls[name] = []
-        for function, arguments in calls:
-            arrays = [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
-            shared = [i for i in arrays if np.may_share_memory(arguments[i], self.x)]
-            batches = [(i, arguments[i].shape) for i in shared if _whole(arguments[i], self.x)]
-            self.usable &= len(batches) == len(shared)
-            kept = [None if i in shared else a for i, a in enumerate(arguments)]
-            self.calls[name].append((function, kept, batches))
+        for function, arguments in k.joined(calls, self.x) if self.usable else []:
+            places = [i for i, a in enumerate(arguments) if self._shares(a)]
+            kept = [None if i in places else a for i, a in enumerate(arguments)]
+            self.calls[name].append((function, kept, [(i, arguments[i].shape) for i in places]))
+
+    def _shares(self, argument: Any) -> bool:
+        return isinstance(argument, np.ndarray) and np.may_share_memory(argument, self.x)
 
 
 def _replayable(step: Step, home: Backend) -> bool:
