@@ -3,11 +3,15 @@
 All threads see all of these in one order, and with each of them what was written to memory before it.
 """
 
+import platform
+
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 _ORDER = "seq_cst"
+_PAUSES = platform.machine().lower() in ("x86_64", "amd64")
+TURN = 20 if _PAUSES else 2  # nanoseconds, about, to look once and wait a moment
 
 
 def _start(context, builder, signature, arguments):
@@ -56,3 +60,16 @@ def write(typingctx, numbers, value):
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64), generate
+
+
+@intrinsic
+def wait_a_moment(typingctx):
+    """Before looking again: leave the core to its other thread, where it has two."""
+
+    def generate(context, builder, signature, arguments):
+        if _PAUSES:
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate

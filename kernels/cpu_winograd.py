@@ -16,7 +16,7 @@ from .vectors import COLUMNS, LANES, ROWS, above_zero, beats, load, multiply, sp
 
 COMPONENTS = 16
 WEIGHTS = 256  # windows of a task
-WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
+WORKSPACE = 32 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
 
 
 def winograd_fits(w, win: Windows) -> bool:
@@ -39,7 +39,8 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     y = memory.empty((n, down, across, filters) if pooled else (n, conv_h, conv_w, filters))
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
-    run(_transform_weights, workers(COMPONENTS * c * filters, -(-c * filters // WEIGHTS)), memory.ready(w), kernel)
+    team = workers(COMPONENTS * kernel.size, -(-c * filters // WEIGHTS))
+    run(_transform_weights, team, memory.ready(w), kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = -(-down * across // (blocks * ROWS)) * ROWS
@@ -89,9 +90,7 @@ def _transform_window(w, at, size, half, kernel):
     count = size - at
     a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
     b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
-    c = _mix_weights(
-        load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half
-    )
+    c = _mix_weights(load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half)
     _store_four(kernel, at, size, _mix_weights(a[0], b[0], c[0], half), count)
     _store_four(kernel, at + 4 * size, size, _mix_weights(a[1], b[1], c[1], half), count)
     _store_four(kernel, at + 8 * size, size, _mix_weights(a[2], b[2], c[2], half), count)
@@ -162,12 +161,13 @@ def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, acro
             for k in range(0, c, LANES):
                 at = ((image * h + i) * width + j) * c + k
                 _transform_tile(x, at, width * c, c, c - k, image_form, t * c + k, block * c)
-        # All rows of the block, also those beyond `size`: whole tiles are faster, and nobody reads what is too much.
+        # Some rows beyond `size`, too: whole tiles are faster, and nobody reads what is too much.
+        whole = starts[: (size + ROWS - 1) // ROWS * ROWS]
         for k in range(COMPONENTS):
             rows, weights = image_form[k * block * c :], kernel[k * c * filters :]
             for f in range(0, filters, COLUMNS):
                 place = k * block * filters + f
-                multiply(rows, 0, starts, 0, 1, 1, c, weights, f, filters, products, place, False)
+                multiply(rows, 0, whole, 0, 1, 1, c, weights, f, filters, products, place, False)
         for f in range(0, filters, LANES):
             count, bias = filters - f, load(b, f, filters - f)
             for t in range(size):

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from . import memory, native
-from .atomic import add, read, write
+from .atomic import TURN, add, read, wait_a_moment, write
 from .compiling import compiled
 
 LINE = 8  # words of a cache line: what threads change lies apart
@@ -29,8 +29,8 @@ TASK, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH, STEP = 0, LINE, 2 * LINE,
 OPEN, PLACE, COUNT, MAY_JOIN, THREADS, LOOKS = 0, LINE, LINE + 1, LINE + 2, 2 * LINE, 1
 MOST = 64  # threads
 FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not left; nor the one before, nothing was done
-LEAVING = 20_000  # looks at a thread that has nothing left to do, some 10 microseconds
-PATIENCE = 5_000_000  # looks at a step that others are busy with, some milliseconds
+LEAVING = 10_000 // TURN  # looks at a thread that has nothing left to do: 10 microseconds
+PATIENCE = 5_000_000 // TURN  # looks at a step that others are busy with: 5 milliseconds
 
 Kernel = tuple[Callable[..., None], int, tuple[Any, ...]]  # with the size of its team, and its arguments
 
@@ -102,6 +102,7 @@ def conduct(board, number, team, steps, rows, batches, batch):
         turn = 0
         while turn < LEAVING and read(board[THREADS + worker * LINE :]) > 0:
             turn += 1
+            wait_a_moment()
         outcome |= STAYED if turn == LEAVING else 0
     for step in steps:
         outcome |= FAULT if step[FAILED] else 0
@@ -133,12 +134,13 @@ def _walk(worker, steps):
             if native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH]) != 0:
                 write(step[FAILED:], 1)
             add(inside, -1)
-        turn = 0
         if worker == 0:
             while read(inside) > 0:
-                turn += 1
+                wait_a_moment()
             write(over, 1)
+        turn = 0
         while read(over) == 0:
             turn += 1
             if turn == PATIENCE:  # the caller has lost its core, or works on alone: nobody waits for this thread
                 return
+            wait_a_moment()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .atomic import next_task, read, write  # noqa: F401 - kernels take all that they share from here
+from .atomic import TURN, next_task, read, wait_a_moment, write  # noqa: F401 - kernels take all that they share from here
 from .compiling import compiled
 from .program import (
     FAULT,
@@ -39,8 +39,8 @@ from .program import (
 from .recording import Call, call, is_recording
 
 GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
-FINE_GRAIN = 200_000  # the same where calls are noted, to be joined into a program: threads are there already
-TURNS = 200_000  # looks at what another thread does before going to sleep, about 0.1 ms: waking up takes half as long
+FINE_GRAIN = 100_000  # the same where calls are noted, to be joined into a program: threads are there already
+TURNS = 100_000 // TURN  # looks at what another thread does before going to sleep, 0.1 ms: waking takes half as long
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
@@ -214,6 +214,7 @@ def _await(done, turns):
     for _ in range(turns):
         if read(done) > 0:
             return
+        wait_a_moment()
 
 
 @compiled
@@ -230,6 +231,7 @@ def _watch(worker, state, seen, done, board, turns):
     while turn < turns and (read(number) == seen or read(tasks) == 0):
         joined = join(worker, board, program)
         turn, program = turn + 1 if joined == program else 0, joined
+        wait_a_moment()
     write(looks, 0)
 
 

@@ -77,7 +77,7 @@ MUTANTS = [
            ("BinaryCrossEntropy",)),
     Mutant("scaling of rows not differentiated", "ops", "(gq - (gq * self.q).sum(axis=-1, keepdims=True)) / self.total",
            "gq / self.total", ("CategoricalCrossEntropy",)),
-    Mutant("sigmoid left out", "fused", "(ops.logistic(self.z) - self.y)", "(self.z - self.y)",
+    Mutant("sigmoid left out", "fused", "(self.k.logistic(self.z) - self.y)", "(self.z - self.y)",
            ("SigmoidBinaryCrossEntropy",)),
     Mutant("sum(y) taken as 1", "fused", " * self.y.sum(axis=-1, keepdims=True)", "",
            ("SoftmaxCategoricalCrossEntropy",)),

@@ -250,7 +250,7 @@ def test_few_recordings_are_kept():
     for size in (1, 2, 3, 4, 5, 6, 7):
         for key in range(3):
             model.predict_on_batch(photos(size, key=key)[0])
-    assert len(model._made_plan.start._kept) == replay.KEPT
+    assert len(model._made_plan.prediction._kept) == replay.KEPT
 
 
 def test_large_batches_are_not_recorded(monkeypatch, played):

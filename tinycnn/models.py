@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate
 from time import monotonic
 from typing import Any
@@ -21,7 +21,7 @@ from .layers import Input, Layer, Shape
 from .ops import Conv2D, Dense, MatMul
 from .preprocessing.settings import Preprocessing
 from .random import generator
-from .replay import Chain, replays
+from .replay import Chain, Replays
 from .summary import summary
 from .tensor import Tensor, no_grad
 
@@ -156,8 +156,8 @@ class Sequential:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
         plan = self._plan()
-        value = plan.start(value)
-        for step in plan.to_predictions[plan.start.used :]:
+        value = plan.prediction(value)
+        for step in plan.to_predictions[plan.prediction.used :]:
             value = step(value)
         return value
 
@@ -167,12 +167,16 @@ class Sequential:
             self._made_plan = _Plan(self)
         return self._made_plan
 
-    @contextmanager
-    def _for_a_batch(self) -> Iterator[None]:
+    def _for_a_batch(self) -> AbstractContextManager[None]:
         """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
-        guarded = self._made_plan is None or self._made_plan.library_products
-        threads = matrix_threads(self.backend or current()) if guarded else nullcontext()
-        with threads, replays() if self.replay else nullcontext():
+        replays = Replays() if self.replay else nullcontext()
+        if self._made_plan is None or self._made_plan.library_products:
+            return self._with_matrix_threads(replays)
+        return replays
+
+    @contextmanager
+    def _with_matrix_threads(self, inner: AbstractContextManager[None]) -> Iterator[None]:
+        with matrix_threads(self.backend or current()), inner:
             yield
 
     def _input(self, x: Any) -> Tensor:
@@ -492,8 +496,9 @@ _LABELS: Any = object()  # stands for the labels of a batch in a plan
 class _Plan:
     """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
 
-    Both begin with the chain `start`. `to_loss[last]` is the first op that goes past the predictions: `rest` takes its
-    input to the predictions. Where a sigmoid and the loss are fused, that op is both of them, and `rest` the sigmoid.
+    The chains `prediction` and `start` are where they begin, the second as far as both are the same. `to_loss[last]` is
+    the first op that goes past the predictions: `rest` takes its input to the predictions. Where a sigmoid and the loss
+    are fused, that op is both of them, and `rest` the sigmoid.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -508,7 +513,8 @@ class _Plan:
         self.to_loss = fuse(every) if model.fuse else every
         alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
         self.start = Chain(self.to_loss[: [*alike, False].index(False)], home)
-        others = self.to_loss[self.start.used :] + self.to_predictions[self.start.used :]
+        self.prediction = Chain(self.to_predictions, home)
+        others = self.to_loss[self.start.used :] + self.to_predictions[self.prediction.used :]
         self.library_products = home.name != "numba" or any(map(_multiplies, others))
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)

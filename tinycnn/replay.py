@@ -4,20 +4,20 @@ Writing the tape, working out shapes and finding memory take a tenth of a small 
 others wait; a replay needs none of it. What a GPU calls a graph, here is a list of calls.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from .backend import Backend
 from .fused import ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, FusedOp, Step
-from .ops import Flatten, MaxPool2D
+from .ops import Flatten, MaxPool2D, Sigmoid
 from .tensor import Op, Tensor, is_grad_enabled
 
 REPLAYABLE: tuple[type[Op], ...] = (
-    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D,
+    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D, Sigmoid,
 )  # fmt: skip
 MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
@@ -28,17 +28,18 @@ _Noted = tuple[Callable[..., Any], list[Any], list[tuple[int, tuple[int, ...]]]]
 _lent: ContextVar[list[Any] | None] = ContextVar("lent", default=None)
 
 
-@contextmanager
-def replays() -> Iterator[None]:
+class Replays:
     """A block in which chains may replay. What they return holds until its end, and is to be differentiated once."""
-    lent: list[tuple[Chain, Any, _Recording]] = []
-    token = _lent.set(lent)
-    try:
-        yield
-        for chain, key, recording in lent:
-            chain.keep(key, recording)
-    finally:
-        _lent.reset(token)
+
+    def __enter__(self) -> None:
+        self.lent: list[tuple[Chain, Any, _Recording]] = []
+        self._token = _lent.set(self.lent)
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        _lent.reset(self._token)
+        if failure is None:
+            for chain, key, recording in self.lent:
+                chain.keep(key, recording)
 
 
 class Chain:
@@ -52,7 +53,7 @@ class Chain:
         self._seen: set[tuple[Any, ...]] = set()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The chain's value for a batch; from the second batch of a kind on from a recording, where `replays` is."""
+        """The chain's value for a batch; from the second batch of a kind on from a recording, inside `Replays`."""
         lent, key = _lent.get(), self._key(x)
         if lent is not None and key is not None:
             recording = self._kept.pop(key, None)
@@ -114,7 +115,7 @@ class _Recording:
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
         """Whether weights and gradients still lie where they lay."""
-        return all(a is b for a, b in zip(self.places, _places(weights), strict=True))
+        return all(map(is_, self.places, _places(weights)))
 
     def forward(self, x, k):
         self.x = x
