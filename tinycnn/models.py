@@ -513,7 +513,7 @@ class _Plan:
         self.to_loss = fuse(every) if model.fuse else every
         alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
         self.start = Chain(self.to_loss[: [*alike, False].index(False)], home)
-        self.prediction = Chain(self.to_predictions, home)
+        self.prediction = Chain(self.to_predictions, home, predicts=True)
         others = self.to_loss[self.start.used :] + self.to_predictions[self.prediction.used :]
         self.library_products = home.name != "numba" or any(map(_multiplies, others))
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))

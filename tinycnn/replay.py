@@ -17,8 +17,9 @@ from .ops import Flatten, MaxPool2D, Sigmoid
 from .tensor import Op, Tensor, is_grad_enabled
 
 REPLAYABLE: tuple[type[Op], ...] = (
-    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D, Sigmoid,
+    ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D,
 )  # fmt: skip
+TO_PREDICT: tuple[type[Op], ...] = (Sigmoid,)  # besides: their gradients are no kernels' work
 MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
 
@@ -43,10 +44,15 @@ class Replays:
 
 
 class Chain:
-    """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them."""
+    """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them.
 
-    def __init__(self, steps: Sequence[Step], home: Backend) -> None:
-        self.used = [*(_replayable(step, home) for step in steps), False].index(False)
+    One that `predicts` may hold more ops, and is not replayed where gradients are wanted.
+    """
+
+    def __init__(self, steps: Sequence[Step], home: Backend, predicts: bool = False) -> None:
+        ops = (*REPLAYABLE, *TO_PREDICT) if predicts else REPLAYABLE
+        self.used = [*(_replayable(step, home, ops) for step in steps), False].index(False)
+        self.predicts = predicts
         self.home, self.steps = home, list(steps[: self.used])
         self.weights = [x for step in self.steps for x in step.inputs if isinstance(x, Tensor)]
         self._kept: dict[tuple[Any, ...], _Recording] = {}  # those that no thread is using
@@ -79,6 +85,8 @@ class Chain:
         if array.dtype != np.float32 or not array.flags.carray or array.size > MOST:
             return None
         training = is_grad_enabled() and any(w.requires_grad for w in self.weights)
+        if training and self.predicts:
+            return None
         if x.requires_grad or (training and any(w.grad_buffer is None for w in self.weights)):
             return None  # the first step: weights and gradients have no lasting place yet
         return array.shape, training, x.backend.usable_threads()
@@ -156,9 +164,9 @@ class _Recording:
         return isinstance(argument, np.ndarray) and np.may_share_memory(argument, self.x)
 
 
-def _replayable(step: Step, home: Backend) -> bool:
+def _replayable(step: Step, home: Backend, ops: tuple[type[Op], ...]) -> bool:
     fused = not issubclass(step.op, FusedOp) or step.op.has_kernel(home, step.inputs, step.attributes)
-    return home.has("recorded") and step.op in REPLAYABLE and fused
+    return home.has("recorded") and step.op in ops and fused
 
 
 def _whole(array: np.ndarray, x: np.ndarray) -> bool:
