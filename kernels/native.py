@@ -8,6 +8,7 @@ A kernel's *entry* is a function of one argument, the place of a row of words (i
 them and calls the kernel. So a loop that knows no kernel can call any.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +21,31 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 WORD = 8  # bytes
-ADDRESS = 4  # where among an array's words its address is
+FIELDS = "meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides"  # of an array, as Numba calls them
+ADDRESS = FIELDS.index("data")  # among an array's words
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 _entries: dict[tuple[int, tuple[Any, ...]], tuple[Any, int]] = {}  # by kernel and types: the kernel, and its entry
 _engine: Any = None  # owns the entries' machine code; there is one entry for each kernel and types, so it stays small
 
 
-def entry(kernel: Callable, arguments: tuple[Any, ...]) -> int:
-    """The address of the entry of a kernel for arguments like these; 0 if it has none.
+@functools.cache
+def works() -> bool:
+    """Whether Numba passes arguments as said above, which it has done from 0.61 to 0.68 and does not promise."""
+    array = types.Array(types.float32, 2, "C")
+    try:
+        context = cpu_target.target_context
+        kind = context.call_conv.get_function_type(types.none, (types.int64, array, types.boolean))
+        fields = tuple(context.data_model_manager[array]._fields)
+    except (AttributeError, KeyError, NotImplementedError):
+        return False
+    return (fields, kind.return_type, len(kind.args)) == (FIELDS, _INT32, 13) and sys.byteorder == "little"
 
-    That is so for plain Python, for types that the kernel has not been compiled for, and where Numba's private parts
-    are not as they have been from 0.61 to 0.68.
+
+def entry(kernel: Callable, arguments: tuple[Any, ...]) -> int:
+    """The address of the entry of a kernel for arguments like these.
+
+    0 if there is none: for plain Python, and for types that the kernel has not been compiled for or that are no words.
     """
     try:
         kinds = tuple(map(kernel.typeof_pyval, arguments))  # type: ignore[attr-defined]
@@ -40,7 +54,7 @@ def entry(kernel: Callable, arguments: tuple[Any, ...]) -> int:
             if known not in _entries:
                 _entries[known] = kernel, _compile(kernel.overloads[kinds], sum(map(_length, arguments)))  # type: ignore[attr-defined]
             return _entries[known][1]
-    except (AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError):
+    except (AttributeError, KeyError, TypeError):
         return 0
 
 
@@ -64,8 +78,8 @@ def _compile(compiled: Any, length: int) -> int:
     global _engine
     context = cpu_target.target_context
     kind = context.call_conv.get_function_type(compiled.signature.return_type, compiled.signature.args)
-    if sys.byteorder != "little" or len(kind.args) != 2 + length or kind.return_type != _INT32:
-        raise NotImplementedError
+    if len(kind.args) != 2 + length:
+        raise TypeError
     name = compiled.fndesc.llvm_func_name
     module = ir.Module(f"entry of {name}")
     function = ir.Function(module, ir.FunctionType(_INT32, [_INT64.as_pointer()]), f"entry.{name}")

@@ -30,7 +30,7 @@ OPEN, PLACE, COUNT, MAY_JOIN, THREADS, LOOKS = 0, LINE, LINE + 1, LINE + 2, 2 * 
 MOST = 64  # threads
 FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not left; nor the one before, nothing was done
 LEAVING = 10_000 // TURN  # looks at a thread that has nothing left to do: 10 microseconds
-PATIENCE = 5_000_000 // TURN  # looks at a step that others are busy with: 5 milliseconds
+PATIENCE = 1_000_000 // TURN  # looks at a step that others are busy with: a millisecond
 
 Kernel = tuple[Callable[..., None], int, tuple[Any, ...]]  # with the size of its team, and its arguments
 
@@ -71,7 +71,7 @@ class Steps:
 
 def can_join(kernel: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
     """Whether a call that was made can be a part of a program."""
-    return native.entry(kernel, (0, np.zeros(1, np.int64), *arguments)) != 0
+    return native.works() and native.entry(kernel, (0, np.zeros(1, np.int64), *arguments)) != 0
 
 
 def new_board() -> np.ndarray:
@@ -96,7 +96,8 @@ def conduct(board, number, team, steps, rows, batches, batch):
         board[PLACE], board[COUNT], board[MAY_JOIN] = steps.ctypes.data, len(steps), team
         write(board[OPEN:], number)
     _walk(0, steps)
-    write(board[OPEN:], 0)
+    if team > 1:  # else it may be another's program that is open
+        write(board[OPEN:], 0)
     outcome = 0
     for worker in range(1, team):  # they are leaving: nothing is left to do
         turn = 0

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from . import native
 from .atomic import TURN, next_task, read, wait_a_moment, write  # noqa: F401 - kernels take all that they share from here
 from .compiling import compiled
 from .program import (
@@ -75,7 +76,8 @@ def usable_threads() -> int:
 
 def workers(work: int, tasks: int) -> int:
     """How many threads to use for so many multiply-adds in so many tasks."""
-    return max(1, min(usable_threads(), tasks, work // (FINE_GRAIN if is_recording() else GRAIN)))
+    grain = FINE_GRAIN if is_recording() and native.works() else GRAIN
+    return max(1, min(usable_threads(), tasks, work // grain))
 
 
 def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
@@ -239,6 +241,7 @@ def _after_fork() -> None:
     """A forked process has none of the threads."""
     global _busy
     _helpers.clear()
+    _held.clear()
     _board[:] = 0
     _busy = threading.Lock()
 
