@@ -39,7 +39,8 @@ def works() -> bool:
         fields = tuple(context.data_model_manager[array]._fields)
     except (AttributeError, KeyError, NotImplementedError):
         return False
-    return (fields, kind.return_type, len(kind.args)) == (FIELDS, _INT32, 13) and sys.byteorder == "little"
+    length = 2 + 1 + len(FIELDS) + 2 + 1  # result and error, a number, an array of two axes, a number
+    return (fields, kind.return_type, len(kind.args)) == (FIELDS, _INT32, length) and sys.byteorder == "little"
 
 
 def entry(kernel: Callable, arguments: tuple[Any, ...]) -> int:
@@ -52,7 +53,8 @@ def entry(kernel: Callable, arguments: tuple[Any, ...]) -> int:
         known = id(kernel), kinds
         with global_compiler_lock:
             if known not in _entries:
-                _entries[known] = kernel, _compile(kernel.overloads[kinds], sum(map(_length, arguments)))  # type: ignore[attr-defined]
+                length = sum(len(words(argument)) for argument in arguments)
+                _entries[known] = kernel, _compile(kernel.overloads[kinds], length)  # type: ignore[attr-defined]
             return _entries[known][1]
     except (AttributeError, KeyError, TypeError):
         return 0
@@ -67,10 +69,6 @@ def words(argument: Any) -> list[int]:
     if isinstance(argument, (bool, int, np.bool_, np.int64)):
         return [int(argument)]
     raise TypeError(f"{type(argument).__name__} is no argument of a kernel")
-
-
-def _length(argument: Any) -> int:
-    return len(words(argument))
 
 
 def _compile(compiled: Any, length: int) -> int:

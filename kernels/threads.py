@@ -7,7 +7,7 @@ core to another program takes fewer. Threads without work soon sleep.
 How a kernel is shared: the caller gives it a number, sets the count of tasks to 0, hands a job to each helper and works
 itself. A helper claims its job by `taken`, works, leaves an `outcome`, says `done`, and looks for the next number for
 a while before it sleeps. When no task is left, the caller takes back the jobs that nobody has claimed, and waits for
-the others.
+the others. Between kernels the helpers also look whether a whole program of them is open (program.py).
 """
 
 import os
@@ -19,24 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from . import native
+from . import native, program
 from .atomic import TURN, next_task, read, wait_a_moment, write  # noqa: F401 - kernels take all that they share from here
 from .compiling import compiled
-from .program import (
-    FAULT,
-    LINE,
-    LOOKS,
-    MOST,
-    OCCUPIED,
-    STAYED,
-    THREADS,
-    Kernel,
-    Program,
-    can_join,
-    conduct,
-    join,
-    new_board,
-)
+from .program import Kernel, Program
 from .recording import Call, call, is_recording
 
 GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
@@ -47,7 +33,7 @@ _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else o
 _own = threading.local()
 _helpers: list[SimpleQueue] = []
 _state = np.zeros(2, np.int64)  # number of the kernel that several threads run, and of its next task: helpers watch it
-_board = new_board()
+_board = program.new_board()
 _runs = 0  # of programs: each has a number of its own
 _held: list[Program] = []  # those that a helper may be in, with their arrays
 _busy = threading.Lock()
@@ -124,7 +110,7 @@ def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
     found: list[Call] = []
     kernels: list[Kernel] = []
     for function, arguments in calls:
-        if function is _run and can_join(arguments[0], arguments[2:]):
+        if function is _run and program.can_join(arguments[0], arguments[2:]):
             kernels.append((arguments[0], arguments[1], arguments[2:]))
             continue
         found += _one_program(kernels, batch)
@@ -137,23 +123,23 @@ def _one_program(kernels: list[Kernel], batch: np.ndarray) -> list[Call]:
     return [(run_program, (Program(kernels, batch), batch))] if kernels else []
 
 
-def run_program(program: Program, batch: np.ndarray) -> None:
+def run_program(made: Program, batch: np.ndarray) -> None:
     """Run the kernels of a program for a batch: with helpers, unless these are taken or have not left another one."""
     global _runs
-    outcome = OCCUPIED
-    if program.team > 1 and _busy.acquire(blocking=False):
+    outcome, flat = program.OCCUPIED, batch.reshape(-1)
+    if made.team > 1 and _busy.acquire(blocking=False):
         try:
-            _wake(program.team)
+            _wake(made.team)
             _runs += 1
-            _held.append(program)  # before it runs: an interrupt may come right after
-            outcome = conduct(_board, _runs, program.team, *program.shared.numbers, batch.reshape(-1))
-            if not outcome & (OCCUPIED | STAYED):
+            _held.append(made)  # before it runs: an interrupt may come right after
+            outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, flat)
+            if not outcome & (program.OCCUPIED | program.STAYED):
                 _held.clear()
         finally:
             _busy.release()
-    if outcome == OCCUPIED:
-        outcome = conduct(_board, 0, 1, *program.alone.numbers, batch.reshape(-1))
-    if outcome & FAULT:
+    if outcome == program.OCCUPIED:
+        outcome = program.conduct(_board, 0, 1, *made.alone.numbers, flat)
+    if outcome & program.FAULT:
         raise RuntimeError("a kernel failed")
 
 
@@ -161,7 +147,7 @@ def _wake(team: int) -> None:
     """Call the helpers that do not look at the board. Nobody waits for them."""
     _start_helpers(team)
     for worker, jobs in enumerate(_helpers[: team - 1], 1):
-        if not _board[THREADS + worker * LINE + LOOKS] and jobs.empty():
+        if not _board[program.THREADS + worker * program.LINE + program.LOOKS] and jobs.empty():
             jobs.put(None)
 
 
@@ -227,12 +213,13 @@ def _watch(worker, state, seen, done, board, turns):
     that waits for the lock sleeps, too. Meanwhile join the programs that open.
     """
     write(done, 1)
-    number, tasks, looks = state[:1], state[1:], board[THREADS + min(worker, MOST) * LINE + LOOKS :]
-    turn = program = 0
+    number, tasks = state[:1], state[1:]
+    looks = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
+    turn = last = 0
     write(looks, 1)
     while turn < turns and (read(number) == seen or read(tasks) == 0):
-        joined = join(worker, board, program)
-        turn, program = turn + 1 if joined == program else 0, joined
+        joined = program.join(worker, board, last)
+        turn, last = turn + 1 if joined == last else 0, joined
         wait_a_moment()
     write(looks, 0)
 

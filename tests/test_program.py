@@ -252,17 +252,17 @@ def test_a_helper_that_has_not_left_is_not_waited_for_and_keeps_its_arrays():
     made = program_of([(_count, (numbers, 1))])
     gone = weakref.ref(made)
     inside = threads._board[program.THREADS + program.LINE :][:1]
-    real = threads.conduct
+    real = program.conduct
 
     def stays(*arguments) -> int:
         outcome = real(*arguments)
         inside[0] = 1  # as if its core had become another program's in the last moment
         return outcome | program.STAYED
 
-    threads.conduct = stays
+    program.conduct = stays
     try:
         threads.run_program(made, np.empty(0))
-        threads.conduct = real
+        program.conduct = real
         before, numbers[:] = threads._runs, 0
         threads.run_program(made, np.empty(0))
         assert threads._runs == before + 1
@@ -271,7 +271,7 @@ def test_a_helper_that_has_not_left_is_not_waited_for_and_keeps_its_arrays():
         gc.collect()
         assert gone() is not None
     finally:
-        threads.conduct, inside[0] = real, 0
+        program.conduct, inside[0] = real, 0
     threads.run_program(program_of([(_count, (numbers, 1))]), np.empty(0))
     gc.collect()
     assert gone() is None
@@ -280,14 +280,14 @@ def test_a_helper_that_has_not_left_is_not_waited_for_and_keeps_its_arrays():
 def test_an_interrupt_leaves_the_threads_free_and_the_arrays_alive(monkeypatch):
     numbers = np.zeros(TASKS, np.int64)
     made = program_of([(_count, (numbers, 1))])
-    real = threads.conduct
+    real = program.conduct
 
     def interrupted(*arguments) -> None:
         real(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(threads, "conduct", interrupted)
+        broken.setattr(program, "conduct", interrupted)
         with pytest.raises(KeyboardInterrupt):
             threads.run_program(made, np.empty(0))
     assert made in threads._held
