@@ -43,7 +43,8 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     run(_transform_weights, team, memory.ready(w), kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
-    block = -(-down * across // (blocks * ROWS)) * ROWS
+    block = max(down * across // (blocks * ROWS), 1) * ROWS  # whole tiles of rows; what remains is a block of its own
+    blocks = -(-down * across // block)
     team = workers(n * down * across * COMPONENTS * c * filters, n * blocks)
     spaces = memory.empty((team, COMPONENTS * block * (c + filters)))
     run(_winograd, team, x, kernel, memory.ready(b), y, winner, spaces, starts_of(block, c), down, across, pooled, relu)
