@@ -40,7 +40,8 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
     team = workers(COMPONENTS * kernel.size, -(-c * filters // WEIGHTS))
-    run(_transform_weights, team, memory.ready(w), kernel)
+    known = memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_)
+    run(_transform_weights, team, memory.ready(w), *known, kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = max(down * across // (blocks * ROWS), 1) * ROWS  # whole tiles of rows; what remains is a block of its own
@@ -75,13 +76,24 @@ def _store_four(array, at, step, values, count):
 
 
 @compiled
-def _transform_weights(worker, tasks, w, kernel):
-    """(3, 3, C, F) -> sixteen components of (C, F)."""
+def _transform_weights(worker, tasks, w, bits, done, kernel):
+    """(3, 3, C, F) -> sixteen components of (C, F); in a replay only those that are not as `bits` says they were."""
     size = w.shape[2] * w.shape[3]
     w, half, task = w.reshape(-1), spread(np.float32(0.5)), next_task(tasks)
-    while task * WEIGHTS < size:
-        for at in range(task * WEIGHTS, min((task + 1) * WEIGHTS, size), LANES):
-            _transform_window(w, at, size, half, kernel)
+    now = w.view(np.int32)
+    while task < len(done):
+        first, last = task * WEIGHTS, min((task + 1) * WEIGHTS, size)
+        difference = np.int32(0)
+        for row in range(0, 9 * size, size):
+            these, those = now[row + first : row + last], bits[row + first : row + last]
+            for i in range(these.size):
+                difference |= these[i] ^ those[i]
+        if difference != 0 or not done[task]:
+            for row in range(0, 9 * size, size):
+                bits[row + first : row + last] = now[row + first : row + last]
+            for at in range(first, last, LANES):
+                _transform_window(w, at, size, half, kernel)
+            done[task] = True
         task = next_task(tasks)
 
 
