@@ -527,14 +527,12 @@ class _Plan:
         """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
         same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
         same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
-        return (
-            same
-            and len(self.layers) == len(model.layers)
-            and all(
-                layer is now and attributes == vars(now) and weights == now.weights
-                for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True)
-            )
-        )
+        if not same or len(self.layers) != len(model.layers):
+            return False
+        for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True):
+            if layer is not now or attributes != vars(now) or weights != now.weights:
+                return False
+        return True
 
 
 def _multiplies(step: Step) -> bool:
