@@ -13,15 +13,15 @@ from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv
 from .cpu_dense import dense, dense_backward
 from .recording import recorded
 from .shapes import Windows
-from .threads import next_task, one_thread, run, set_threads, usable_threads, workers
+from .threads import joined, next_task, one_thread, run, set_threads, usable_threads, workers
 from .vectors import LANES, load, spread, store
 
-BLOCK = 16 * 1024  # weights of a task: small beside a core's cache, large beside the cost of taking it
+BLOCK = 16 * 1024  # numbers of a task: small beside a core's cache, large beside the cost of taking it
 
 __all__ = [
     "adam_update", "col2im", "conv2d", "conv2d_backward", "conv_relu_max_pool2d", "conv_relu_max_pool2d_backward",
-    "dense", "dense_backward", "im2col", "max_pool2d", "max_pool2d_backward", "one_thread", "recorded",
-    "set_threads", "sgd_update", "usable_threads", "warp",
+    "dense", "dense_backward", "im2col", "joined", "logistic", "max_pool2d", "max_pool2d_backward", "one_thread",
+    "recorded", "set_threads", "sgd_update", "usable_threads", "warp",
 ]  # fmt: skip
 
 
@@ -140,6 +140,23 @@ def _max_pool2d_backward(worker, tasks, gy, winner, gx, kw, sh, sw, dh, dw, top,
                     if 0 <= y < h and 0 <= column < w:
                         gx[image, y, column, channel] += gy[image, i, j, channel]
         image = next_task(tasks)
+
+
+def logistic(x):
+    x = memory.ready(x)
+    y = memory.empty(x.shape, x.dtype)
+    run(_logistic, workers(32 * x.size, -(-x.size // BLOCK)), x.reshape(-1), y.reshape(-1))
+    return y
+
+
+@compiled
+def _logistic(worker, tasks, x, y):
+    start = next_task(tasks) * BLOCK
+    while start < x.size:
+        for i in range(start, min(start + BLOCK, x.size)):
+            small = np.exp(-abs(x[i]))
+            y[i] = (1 if x[i] >= 0 else small) / (1 + small)
+        start = next_task(tasks) * BLOCK
 
 
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:

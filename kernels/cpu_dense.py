@@ -4,7 +4,6 @@ They have a kernel of their own because 32 samples are few rows for a library's,
 spin, which takes the cores from the kernels that follow. All arrays are float32.
 """
 
-import numba
 import numpy as np
 
 from . import memory
@@ -12,11 +11,23 @@ from .compiling import compiled
 from .cpu_parts import add_parts, relu_gradient
 from .recording import call
 from .threads import next_task, run, workers
-from .vectors import COLUMNS, LANES, ROWS, above_zero, load, multiply, multiply_add, spread, starts_of, store, where
+from .vectors import (
+    COLUMNS,
+    LANES,
+    ROWS,
+    STRIP,
+    above_zero,
+    load,
+    multiply,
+    multiply_rows,
+    spread,
+    starts_of,
+    store,
+    where,
+)
 
 FEW = 64  # samples whose sums may lie in memory once for each part of the inputs
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
-STRIP = 8 * LANES  # units that a single sample meets at once
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
 
 
@@ -63,33 +74,13 @@ def _dense_parts(worker, tasks, x, w, parts, starts):
     while part < number:
         first, last, y = part * inputs // number, (part + 1) * inputs // number, parts[part].reshape(-1)
         weights = w[first * units : last * units]
-        if n < ROWS:  # a tile of nine rows would be mostly empty
-            for sample in range(n):
-                for f in range(0, units, STRIP):
-                    _one_row(x[starts[sample] + first :], weights, last - first, y, sample * units + f, f, units)
+        if n < ROWS:  # a tile of many rows would be mostly empty
+            for f in range(0, units, STRIP):
+                multiply_rows(x, first, starts, last - first, weights, f, units, y, f)
         else:
             for f in range(0, units, COLUMNS):
                 multiply(x, first, starts, 0, 1, 1, last - first, weights, f, units, y, f, False)
         part = next_task(tasks)
-
-
-@numba.njit
-def _one_row(x, w, inputs, y, place, f, units):
-    """y[place : place + 128] = x[:inputs] @ w[:, f : f + 128]: every number of x meets all 128 weights at once."""
-    zero = spread(np.float32(0))
-    a, b, c, d, e, g, h, i = zero, zero, zero, zero, zero, zero, zero, zero
-    for k in range(inputs):
-        value, at, count = spread(x[k]), k * units + f, units - f
-        a = multiply_add(value, load(w, at, count), a)
-        b = multiply_add(value, load(w, at + LANES, count - LANES), b)
-        c = multiply_add(value, load(w, at + 2 * LANES, count - 2 * LANES), c)
-        d = multiply_add(value, load(w, at + 3 * LANES, count - 3 * LANES), d)
-        e = multiply_add(value, load(w, at + 4 * LANES, count - 4 * LANES), e)
-        g = multiply_add(value, load(w, at + 5 * LANES, count - 5 * LANES), g)
-        h = multiply_add(value, load(w, at + 6 * LANES, count - 6 * LANES), h)
-        i = multiply_add(value, load(w, at + 7 * LANES, count - 7 * LANES), i)
-    for k, total in enumerate((a, b, c, d, e, g, h, i)):
-        store(y, place + k * LANES, total, units - f - k * LANES)
 
 
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):

@@ -10,13 +10,13 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
-from .recording import call
 from .shapes import Windows
 from .threads import next_task, run, workers
 from .vectors import COLUMNS, LANES, ROWS, above_zero, beats, load, multiply, spread, starts_of, store, where
 
 COMPONENTS = 16
-WORKSPACE = 64 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
+WEIGHTS = 256  # windows of a task
+WORKSPACE = 32 * 1024  # numbers of a block in Winograd's form, so that it stays in a core's second cache
 
 
 def winograd_fits(w, win: Windows) -> bool:
@@ -39,10 +39,13 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     y = memory.empty((n, down, across, filters) if pooled else (n, conv_h, conv_w, filters))
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
-    call(_transform_weights, memory.ready(w), kernel)
+    team = workers(COMPONENTS * kernel.size, -(-c * filters // WEIGHTS))
+    known = memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_)
+    run(_transform_weights, team, memory.ready(w), *known, kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
-    block = -(-down * across // (blocks * ROWS)) * ROWS
+    block = max(down * across // (blocks * ROWS), 1) * ROWS  # whole tiles of rows; what remains is a block of its own
+    blocks = -(-down * across // block)
     team = workers(n * down * across * COMPONENTS * c * filters, n * blocks)
     spaces = memory.empty((team, COMPONENTS * block * (c + filters)))
     run(_winograd, team, x, kernel, memory.ready(b), y, winner, spaces, starts_of(block, c), down, across, pooled, relu)
@@ -73,21 +76,38 @@ def _store_four(array, at, step, values, count):
 
 
 @compiled
-def _transform_weights(w, kernel):
-    """(3, 3, C, F) -> sixteen components of (C, F)."""
+def _transform_weights(worker, tasks, w, bits, done, kernel):
+    """(3, 3, C, F) -> sixteen components of (C, F); in a replay only those that are not as `bits` says they were."""
     size = w.shape[2] * w.shape[3]
-    w, half = w.reshape(-1), spread(np.float32(0.5))
-    for at in range(0, size, LANES):
-        count = size - at
-        a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
-        b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
-        c = _mix_weights(
-            load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half
-        )
-        _store_four(kernel, at, size, _mix_weights(a[0], b[0], c[0], half), count)
-        _store_four(kernel, at + 4 * size, size, _mix_weights(a[1], b[1], c[1], half), count)
-        _store_four(kernel, at + 8 * size, size, _mix_weights(a[2], b[2], c[2], half), count)
-        _store_four(kernel, at + 12 * size, size, _mix_weights(a[3], b[3], c[3], half), count)
+    w, half, task = w.reshape(-1), spread(np.float32(0.5)), next_task(tasks)
+    now = w.view(np.int32)
+    while task < len(done):
+        first, last = task * WEIGHTS, min((task + 1) * WEIGHTS, size)
+        difference = np.int32(0)
+        for row in range(0, 9 * size, size):
+            these, those = now[row + first : row + last], bits[row + first : row + last]
+            for i in range(these.size):
+                difference |= these[i] ^ those[i]
+        if difference != 0 or not done[task]:
+            for row in range(0, 9 * size, size):
+                bits[row + first : row + last] = now[row + first : row + last]
+            for at in range(first, last, LANES):
+                _transform_window(w, at, size, half, kernel)
+            done[task] = True
+        task = next_task(tasks)
+
+
+@numba.njit
+def _transform_window(w, at, size, half, kernel):
+    """16 of the windows at w[at], of which there are `size`."""
+    count = size - at
+    a = _mix_weights(load(w, at, count), load(w, at + 3 * size, count), load(w, at + 6 * size, count), half)
+    b = _mix_weights(load(w, at + size, count), load(w, at + 4 * size, count), load(w, at + 7 * size, count), half)
+    c = _mix_weights(load(w, at + 2 * size, count), load(w, at + 5 * size, count), load(w, at + 8 * size, count), half)
+    _store_four(kernel, at, size, _mix_weights(a[0], b[0], c[0], half), count)
+    _store_four(kernel, at + 4 * size, size, _mix_weights(a[1], b[1], c[1], half), count)
+    _store_four(kernel, at + 8 * size, size, _mix_weights(a[2], b[2], c[2], half), count)
+    _store_four(kernel, at + 12 * size, size, _mix_weights(a[3], b[3], c[3], half), count)
 
 
 @numba.njit
@@ -154,12 +174,13 @@ def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, acro
             for k in range(0, c, LANES):
                 at = ((image * h + i) * width + j) * c + k
                 _transform_tile(x, at, width * c, c, c - k, image_form, t * c + k, block * c)
-        # All rows of the block, also those beyond `size`: whole tiles are faster, and nobody reads what is too much.
+        # Some rows beyond `size`, too: whole tiles are faster, and nobody reads what is too much.
+        whole = starts[: (size + ROWS - 1) // ROWS * ROWS]
         for k in range(COMPONENTS):
             rows, weights = image_form[k * block * c :], kernel[k * c * filters :]
             for f in range(0, filters, COLUMNS):
                 place = k * block * filters + f
-                multiply(rows, 0, starts, 0, 1, 1, c, weights, f, filters, products, place, False)
+                multiply(rows, 0, whole, 0, 1, 1, c, weights, f, filters, products, place, False)
         for f in range(0, filters, LANES):
             count, bias = filters - f, load(b, f, filters - f)
             for t in range(size):

@@ -24,6 +24,11 @@ def recorded() -> Iterator[list[Call]]:
         _own.calls = before
 
 
+def is_recording() -> bool:
+    """Whether this thread's calls are noted down here."""
+    return getattr(_own, "calls", None) is not None
+
+
 def call(function: Callable[..., Any], *arguments: Any) -> None:
     """function(*arguments), noted down. What kernels do to arrays in another way is not replayed."""
     calls = getattr(_own, "calls", None)

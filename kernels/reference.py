@@ -62,6 +62,13 @@ def max_pool2d_backward(gy, winner, win: Windows):
     return _crop(padded, win)
 
 
+def logistic(x):
+    """The sigmoid of an array, without overflow on either side."""
+    positive = x.real >= 0
+    small = np.exp(np.where(positive, -x, x))  # at most 1
+    return np.where(positive, 1, small) / (1 + small)
+
+
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
     """One step of Adam, in place on w, m and v; `rate` already holds the bias corrections (Kingma and Ba, 2015,
     end of section 2, the form with "epsilon hat" that Keras uses)."""

@@ -7,66 +7,36 @@ core to another program takes fewer. Threads without work soon sleep.
 How a kernel is shared: the caller gives it a number, sets the count of tasks to 0, hands a job to each helper and works
 itself. A helper claims its job by `taken`, works, leaves an `outcome`, says `done`, and looks for the next number for
 a while before it sleeps. When no task is left, the caller takes back the jobs that nobody has claimed, and waits for
-the others.
+the others. Between kernels the helpers also look whether a whole program of them is open (program.py).
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
+from . import native, program
+from .atomic import TURN, next_task, read, wait_a_moment, write  # noqa: F401 - kernels take all that they share from here
 from .compiling import compiled
-from .recording import call
+from .program import Kernel, Program
+from .recording import Call, call, is_recording
 
 GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
-TURNS = 200_000  # looks at what another thread does before going to sleep, about 0.1 ms: waking up takes half as long
+FINE_GRAIN = 100_000  # the same where calls are noted, to be joined into a program: threads are there already
+TURNS = 200_000 // TURN  # looks at what another thread does before going to sleep, 0.2 ms: waking takes a quarter
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
 _helpers: list[SimpleQueue] = []
 _state = np.zeros(2, np.int64)  # number of the kernel that several threads run, and of its next task: helpers watch it
+_board = program.new_board()
+_runs = 0  # of programs: each has a number of its own
+_held: list[Program] = []  # those that a helper may be in, with their arrays
 _busy = threading.Lock()
-
-
-@intrinsic
-def next_task(typingctx, tasks):
-    """The number of the next task, which nobody else gets."""
-
-    def generate(context, builder, signature, arguments):
-        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", start, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(tasks), generate
-
-
-@intrinsic
-def read(typingctx, numbers):
-    """The first of the numbers as it stands now, while other threads change it."""
-
-    def generate(context, builder, signature, arguments):
-        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(start, "acquire", 8)
-
-    return types.int64(numbers), generate
-
-
-@intrinsic
-def write(typingctx, numbers, value):
-    """Set the first of the numbers, for other threads to see after all that was written before."""
-
-    def generate(context, builder, signature, arguments):
-        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        builder.store_atomic(arguments[1], start, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(numbers, types.int64), generate
 
 
 def set_threads(number: int) -> None:
@@ -92,7 +62,8 @@ def usable_threads() -> int:
 
 def workers(work: int, tasks: int) -> int:
     """How many threads to use for so many multiply-adds in so many tasks."""
-    return max(1, min(usable_threads(), tasks, work // GRAIN))
+    grain = FINE_GRAIN if is_recording() and native.works() else GRAIN
+    return max(1, min(usable_threads(), tasks, work // grain))
 
 
 def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
@@ -110,10 +81,7 @@ def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
             kernel(worker, tasks, *arguments)
         return
     try:
-        while len(_helpers) < team - 1:
-            jobs_of_one: SimpleQueue = SimpleQueue()
-            threading.Thread(target=_help, args=(jobs_of_one,), name="tinycnn", daemon=True).start()
-            _helpers.append(jobs_of_one)  # only now: nobody would read the jobs of a thread that did not start
+        _start_helpers(team)
         _state[:] = _state[0] + 1, 0
         jobs = [_Job(_state[0], kernel, worker, arguments) for worker in range(1, team)]
         try:
@@ -127,6 +95,60 @@ def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
     finally:
         _state[1] = 0  # a helper that looks now sees that nothing goes on
         _busy.release()
+
+
+def _start_helpers(team: int) -> None:
+    while len(_helpers) < team - 1:
+        jobs: SimpleQueue = SimpleQueue()
+        worker = len(_helpers) + 1
+        threading.Thread(target=_help, args=(jobs, worker), name="tinycnn", daemon=True).start()
+        _helpers.append(jobs)  # only now: nobody would read the jobs of a thread that did not start
+
+
+def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
+    """The same calls, where kernels that follow each other are one program, for batches like this one."""
+    found: list[Call] = []
+    kernels: list[Kernel] = []
+    for function, arguments in calls:
+        if function is _run and program.can_join(arguments[0], arguments[2:]):
+            kernels.append((arguments[0], arguments[1], arguments[2:]))
+            continue
+        found += _one_program(kernels, batch)
+        kernels = []
+        found.append((function, arguments))
+    return found + _one_program(kernels, batch)
+
+
+def _one_program(kernels: list[Kernel], batch: np.ndarray) -> list[Call]:
+    return [(run_program, (Program(kernels, batch), batch))] if kernels else []
+
+
+def run_program(made: Program, batch: np.ndarray) -> None:
+    """Run the kernels of a program for a batch: with helpers, unless these are taken or have not left another one."""
+    global _runs
+    outcome, flat = program.OCCUPIED, batch.reshape(-1)
+    if made.team > 1 and _busy.acquire(blocking=False):
+        try:
+            _wake(made.team)
+            _runs += 1
+            _held.append(made)  # before it runs: an interrupt may come right after
+            outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, flat)
+            if not outcome & (program.OCCUPIED | program.STAYED):
+                _held.clear()
+        finally:
+            _busy.release()
+    if outcome == program.OCCUPIED:
+        outcome = program.conduct(_board, 0, 1, *made.alone.numbers, flat)
+    if outcome & program.FAULT:
+        raise RuntimeError("a kernel failed")
+
+
+def _wake(team: int) -> None:
+    """Call the helpers that do not look at the board. Nobody waits for them."""
+    _start_helpers(team)
+    for worker, jobs in enumerate(_helpers[: team - 1], 1):
+        if not _board[program.THREADS + worker * program.LINE + program.LOOKS] and jobs.empty():
+            jobs.put(None)
 
 
 class _Job:
@@ -154,22 +176,24 @@ def _outcome(job: _Job) -> BaseException | None:
             interrupt = error
 
 
-def _help(jobs: SimpleQueue) -> None:
+def _help(jobs: SimpleQueue, worker: int) -> None:
     while True:
         job = jobs.get()
-        if job.taken.acquire(blocking=False):
+        number, done = int(_state[0]), np.zeros(1, np.int64)
+        if job is not None and job.taken.acquire(blocking=False):
             failure: BaseException | None = None
-            kernel, worker, arguments = job.call
+            kernel, place, arguments = job.call
             try:
-                kernel(worker, _state[1:], *arguments)
+                kernel(place, _state[1:], *arguments)
             except BaseException as error:  # it belongs to the thread that waits for the outcome
                 failure = error
             del kernel, arguments, job.call  # when the caller goes on, nobody else may hold the arrays
             job.outcome.put(failure)
             del failure
-        number, done = job.number, job.done
+        if job is not None:
+            number, done = job.number, job.done
         del job
-        _watch(_state, number, done, TURNS)
+        _watch(worker, _state, number, done, _board, TURNS)
 
 
 @compiled
@@ -178,26 +202,34 @@ def _await(done, turns):
     for _ in range(turns):
         if read(done) > 0:
             return
+        wait_a_moment()
 
 
 @compiled
-def _watch(state, seen, done, turns):
+def _watch(worker, state, seen, done, board, turns):
     """Say that a job is done, then wait until someone takes the first task of another kernel, but not for long.
 
     All without Python's lock, which the caller needs now to go on, and has let go of when it takes a task: a thread
-    that waits for the lock sleeps, too.
+    that waits for the lock sleeps, too. Meanwhile join the programs that open.
     """
     write(done, 1)
     number, tasks = state[:1], state[1:]
-    for _ in range(turns):
-        if read(number) != seen and read(tasks) > 0:
-            return
+    looks = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
+    turn = last = 0
+    write(looks, 1)
+    while turn < turns and (read(number) == seen or read(tasks) == 0):
+        joined = program.join(worker, board, last)
+        turn, last = turn + 1 if joined == last else 0, joined
+        wait_a_moment()
+    write(looks, 0)
 
 
 def _after_fork() -> None:
     """A forked process has none of the threads."""
     global _busy
     _helpers.clear()
+    _held.clear()
+    _board[:] = 0
     _busy = threading.Lock()
 
 

@@ -14,11 +14,17 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16  # numbers in a vector
-COLUMNS = 2 * LANES  # of a tile
-ROWS = 9  # of a tile: 9 rows by 2 vectors are 18 sums, of the 32 registers that processors with such vectors have
+# AVX-512 has registers for whole vectors, and masks that cost nothing; elsewhere a masked store takes many cycles.
+WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
+# Of a tile: 9 rows by 2 vectors are 18 sums, of 32 registers; or 6 vectors in 12 halves, of 16 registers.
+ROWS, VECTORS = (9, 2) if WIDE else (6, 1)
+COLUMNS = VECTORS * LANES
+STRIP = 8 * LANES  # columns that a single row meets at once
+WHOLE, MASKED = (LANES + 1, 1) if WIDE else (COLUMNS, 0)  # columns from which a tile has all vectors; with masks?
 
 _NUMBER, _INDEX, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _MASK = ir.VectorType(_NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
@@ -68,6 +74,9 @@ def _multiply_add(builder, a, b, c):
 
 
 def _load(builder, address, lanes, kind=_VECTOR):
+    """The vector at an address; with zeros where the mask `lanes`, if there is one, is 0."""
+    if lanes is None:
+        return builder.load(address, align=1)
     zero = ir.Constant(kind, [0] * LANES)
     parameters = [address.type, _INT32, _MASK, kind]
     # Aligned to 1 byte, as rows begin anywhere; p0 is a pointer to ordinary memory.
@@ -76,9 +85,25 @@ def _load(builder, address, lanes, kind=_VECTOR):
 
 
 def _store(builder, value, address, lanes):
+    if lanes is None:
+        builder.store(value, address, align=1)
+        return
     name = f"llvm.masked.store.v{LANES}{'f32' if value.type.element == _NUMBER else 'i8'}.p0"
     parameters = [value.type, address.type, _INT32, _MASK]
     _llvm(builder, name, ir.VoidType(), parameters, [value, address, ir.Constant(_INT32, 1), lanes])
+
+
+def _by_count(builder, count, act):
+    """act(mask of the first `count` lanes), or where masks are slow act(None) if that is all lanes."""
+    if WIDE:
+        act(_first(builder, count))
+        return
+    whole = builder.icmp_signed(">=", count, ir.Constant(_INDEX, LANES))
+    with builder.if_else(whole, likely=True) as (without_mask, with_mask):
+        with without_mask:
+            act(None)
+        with with_mask:
+            act(_first(builder, count))
 
 
 @intrinsic
@@ -100,8 +125,11 @@ def load(typingctx, array, i, count):
         small = signature.args[0].dtype == types.int8
         kind = ir.VectorType(ir.IntType(8), LANES) if small else _VECTOR
         address = _address(context, builder, signature.args[0], data, i, kind)
-        value = _load(builder, address, _first(builder, count), kind)
-        return builder.sitofp(value, _VECTOR) if small else value
+        if not small:
+            return _load(builder, address, _first(builder, count))
+        place = cgutils.alloca_once(builder, kind)
+        _by_count(builder, count, lambda lanes: builder.store(_load(builder, address, lanes, kind), place))
+        return builder.sitofp(builder.load(place), _VECTOR)
 
     return vector(array, types.intp, types.intp), generate
 
@@ -116,7 +144,7 @@ def store(typingctx, array, i, x, count):
         kind = ir.VectorType(ir.IntType(8), LANES) if small else _VECTOR
         address = _address(context, builder, signature.args[0], data, i, kind)
         value = builder.fptosi(x, kind) if small else x
-        _store(builder, value, address, _first(builder, count))
+        _by_count(builder, count, lambda lanes: _store(builder, value, address, lanes))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, types.intp), generate
@@ -213,15 +241,16 @@ _define(operator.mul, "fmul")
 
 @intrinsic(prefer_literal=True)
 def _multiply_tile(
-    typingctx, rows, vectors, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place, add
-):
-    """The body of `multiply_tile` for a number of rows and vectors that is known when compiling."""
+    typingctx, rows, vectors, masked, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place,
+    add,
+):  # fmt: skip
+    """The body of `multiply` for numbers of rows and vectors known when compiling; `masked` if columns may lack."""
 
     def generate(context, builder, signature, arguments):
-        _, _, _, at, _, row, line, step, lines, run, _, column, filters, count, _, place, add = arguments
+        _, _, _, _, at, _, row, line, step, lines, run, _, column, filters, count, _, place, add = arguments
         height, width = (signature.args[i].literal_value for i in (0, 1))
         x, starts, w, out = (
-            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (2, 4, 10, 14)
+            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (3, 5, 11, 15)
         )
 
         def number(value):
@@ -230,7 +259,8 @@ def _multiply_tile(
         def vector_at(start, i):
             return builder.bitcast(builder.gep(start, [i]), _VECTOR.as_pointer())
 
-        lanes = [_first(builder, builder.sub(count, number(k * LANES))) for k in range(width)]
+        masked = signature.args[2].literal_value
+        lanes = [_first(builder, builder.sub(count, number(k * LANES))) if masked else None for k in range(width)]
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         # One slot per sum: what only this function sees, LLVM keeps in registers.
         sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(width)] for _ in range(height)]
@@ -268,7 +298,9 @@ def _multiply_tile(
         return context.get_dummy_value()
 
     size = types.intp
-    return types.void(rows, vectors, x, size, starts, *[size] * 5, w, *[size] * 3, out, size, types.boolean), generate
+    return types.void(
+        rows, vectors, masked, x, size, starts, *[size] * 5, w, *[size] * 3, out, size, types.boolean
+    ), generate
 
 
 @lru_cache
@@ -279,7 +311,7 @@ def starts_of(rows: int, step: int) -> np.ndarray:
 
 @numba.njit
 def multiply(x, origin, starts, line_step, step, lines, length, w, column, filters, out, out_at, add):
-    """Rows of a matrix product, tile by tile: for r < len(starts) and f < filters - column, but at most 32,
+    """Rows of a matrix product, tile by tile: for r < len(starts) and f < filters - column, but below COLUMNS,
 
     out[out_at + r * filters + f] = sum over a < lines, q < length of
         x[origin + starts[r] + a * line_step + q * step] * w[(a * length + q) * filters + column + f]
@@ -295,16 +327,30 @@ def multiply(x, origin, starts, line_step, step, lines, length, w, column, filte
     for tile in range(tiles):
         r = min(tile * ROWS, rows - ROWS)
         to = out_at + r * filters
-        if count > LANES:
+        if count >= WHOLE:
             _multiply_tile(
-                ROWS, 2, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
-            )
+                ROWS, VECTORS, MASKED, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count,
+                out, to, add,
+            )  # fmt: skip
         else:
             _multiply_tile(
-                ROWS, 1, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
-            )
+                ROWS, 1, 1, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count,
+                out, to, add,
+            )  # fmt: skip
     for r in range(tiles * ROWS, rows):
         to = out_at + r * filters
         _multiply_tile(
-            1, 2, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
+            1, VECTORS, 1, x, origin, starts, r, line_step, step, lines, length, w, column, filters, count, out, to, add
         )
+
+
+@numba.njit
+def multiply_rows(x, origin, starts, length, w, column, filters, out, out_at):
+    """The same for few rows of one line each, and up to 128 columns: every number of x meets all of them at once."""
+    count = filters - column
+    for r in range(len(starts)):
+        to = out_at + r * filters
+        if WIDE or count < STRIP:
+            _multiply_tile(1, 8, 1, x, origin, starts, r, 0, 1, 1, length, w, column, filters, count, out, to, False)
+        else:
+            _multiply_tile(1, 8, 0, x, origin, starts, r, 0, 1, 1, length, w, column, filters, count, out, to, False)

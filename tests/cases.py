@@ -336,7 +336,7 @@ def _paths() -> list[Case]:
         ("ConvBias", "1x1 windows", (2, 3, 4, 3), (1, 1, 3, 33), {}),
         ("ConvReLU", "5x5 windows, padded", (1, 6, 7, 1), (5, 5, 1, 6), {"padding": "same"}),
         ("ConvBias", "2x3 windows", (3, 6, 7, 2), (2, 3, 2, 70), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
-        ("ConvReLU", "more images than shards", (40, 4, 4, 3), (2, 2, 3, 8), {}),
+        ("ConvReLU", "more images than shards", (40, 4, 4, 5), (2, 2, 5, 8), {}),
         ("ConvReLU", "Winograd", (2, 6, 8, 16), (3, 3, 16, 16), {}),
         ("ConvBias", "Winograd, the last tiles moved back", (2, 5, 7, 20), (3, 3, 20, 33), {}),
         ("ConvReLU", "Winograd, several blocks, padded", (1, 17, 16, 17), (3, 3, 17, 64), {"padding": "same"}),

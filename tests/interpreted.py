@@ -106,9 +106,10 @@ def next_task(tasks):
 
 
 def _multiply_tile(
-    rows, vectors, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place, add
+    rows, vectors, masked, x, at, starts, row, line, step, lines, run, w, column, filters, count, out, place, add
 ):
     width = min(count, vectors * LANES)
+    assert masked or width == vectors * LANES, "lanes beyond the last column"
     taps = (np.arange(lines)[:, None] * line + np.arange(run) * step).ravel()  # (LINES*RUN,)
     pixels = x[_inside(x, at + starts[row : row + rows, None] + taps)]  # (ROWS, LINES*RUN)
     weights = w[_inside(w, np.arange(lines * run)[:, None] * filters + column + np.arange(width))]
@@ -122,7 +123,9 @@ def kernels(edit: Edit = lambda file, text: text) -> ModuleType:
     package = "tinycnn.interpreted"
     own = {name: module(package, name) for name in ("vectors", "threads", "compiling", *FILES)}
     own["vectors"].__dict__.update(EMULATED, **constants())
-    own["vectors"].__dict__.update(multiply=alone(edit("vectors", source("vectors")), "multiply", EMULATED))
+    own["vectors"].__dict__.update(
+        {name: alone(edit("vectors", source("vectors")), name, EMULATED) for name in ("multiply", "multiply_rows")}
+    )
     own["threads"].__dict__.update(vars(threads), next_task=next_task)
     own["compiling"].compiled = lambda function: function
     shared = {"memory": memory, "recording": recording, "shapes": shapes, "reference": reference}

@@ -84,7 +84,10 @@ MAY_IMPORT = {
 READ_FIRST = {"kernels.shapes": set(), "kernels.reference": {"kernels.shapes"}}  # they stand without other kernels
 THIRD_PARTY = {  # what only some may import, "kernels.cpu_dense" as "kernels.cpu"; the rest of the world is open
     "PIL": {"preprocessing", "datasets"},
-    "numba": {"kernels.cpu", "kernels.compiling", "kernels.threads", "kernels.vectors", "backend"},
+    "numba": {
+        "backend",
+        *(f"kernels.{name}" for name in ("atomic", "compiling", "cpu", "native", "program", "threads", "vectors")),
+    },
     "cupy": {"kernels.cuda", "backend"},
 }
 NEVER = {"pickle", "marshal", "shelve", "dill", "joblib", "kernels", "tests"}

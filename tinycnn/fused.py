@@ -248,7 +248,7 @@ class SigmoidBinaryCrossEntropy(FusedOp):
         if self.needs[0] and self._has_kernel():
             gz = self.k.sigmoid_binary_cross_entropy_backward(gy, self.z, self.y)
         elif self.needs[0]:
-            gz = gy * (ops.logistic(self.z) - self.y) / self.y.size
+            gz = gy * (self.k.logistic(self.z) - self.y) / self.y.size
         gtarget = -gy * self.z / self.y.size if self.needs[1] else None
         return gz, gtarget
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import accumulate
@@ -23,7 +23,7 @@ from .ops import Conv2D, Dense, MatMul
 from .position import Position, RunningMeans
 from .preprocessing.settings import Preprocessing
 from .random import generator
-from .replay import Chain, replays
+from .replay import Chain, Replays
 from .summary import summary, summary_html
 from .tensor import Tensor, no_grad, watcher
 
@@ -169,8 +169,8 @@ class Sequential:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
         plan = self._plan()
-        value = plan.start(value)
-        for step in plan.to_predictions[plan.start.used :]:
+        value = plan.prediction(value)
+        for step in plan.to_predictions[plan.prediction.used :]:
             value = step(value)
         return value
 
@@ -185,13 +185,17 @@ class Sequential:
             self._made_plan = _Plan(self)
         return self._made_plan
 
-    @contextmanager
-    def _for_a_batch(self) -> Iterator[None]:
+    def _for_a_batch(self) -> AbstractContextManager[None]:
         """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
         watched = watcher() is not None
-        guarded = watched or self._made_plan is None or self._made_plan.library_products
-        threads = matrix_threads(self.backend or current()) if guarded else nullcontext()
-        with threads, replays() if self.replay and not watched else nullcontext():
+        replays = Replays() if self.replay and not watched else nullcontext()
+        if watched or self._made_plan is None or self._made_plan.library_products:
+            return self._with_matrix_threads(replays)
+        return replays
+
+    @contextmanager
+    def _with_matrix_threads(self, inner: AbstractContextManager[None]) -> Iterator[None]:
+        with matrix_threads(self.backend or current()), inner:
             yield
 
     def _input(self, x: Any) -> Tensor:
@@ -549,8 +553,9 @@ _LABELS: Any = object()  # stands for the labels of a batch in a plan
 class _Plan:
     """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
 
-    Both begin with the chain `start`. `to_loss[last]` is the first op that goes past the predictions: `rest` takes its
-    input to the predictions. Where a sigmoid and the loss are fused, that op is both of them, and `rest` the sigmoid.
+    The chains `prediction` and `start` are where they begin, the second as far as both are the same. `to_loss[last]` is
+    the first op that goes past the predictions: `rest` takes its input to the predictions. Where a sigmoid and the loss
+    are fused, that op is both of them, and `rest` the sigmoid.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -566,7 +571,8 @@ class _Plan:
         self.to_loss = fuse(every) if model.fuse else every
         alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
         self.start = Chain(self.to_loss[: [*alike, False].index(False)], home)
-        others = self.to_loss[self.start.used :] + self.to_predictions[self.start.used :]
+        self.prediction = Chain(self.to_predictions, home, predicts=True)
+        others = self.to_loss[self.start.used :] + self.to_predictions[self.prediction.used :]
         self.library_products = home.name != "numba" or any(map(_multiplies, others))
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
@@ -579,14 +585,12 @@ class _Plan:
         """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
         same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
         same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
-        return (
-            same
-            and len(self.layers) == len(model.layers)
-            and all(
-                layer is now and attributes == vars(now) and weights == now.weights
-                for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True)
-            )
-        )
+        if not same or len(self.layers) != len(model.layers):
+            return False
+        for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True):
+            if layer is not now or attributes != vars(now) or weights != now.weights:
+                return False
+        return True
 
 
 def _multiplies(step: Step) -> bool:

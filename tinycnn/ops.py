@@ -250,7 +250,7 @@ class Sigmoid(Op):
     """1 / (1 + e ** -x)"""
 
     def forward(self, x):
-        self.y = logistic(x)
+        self.y = self.k.logistic(x)
         return self.y
 
     def backward(self, gy):
@@ -307,13 +307,6 @@ class CategoricalCrossEntropy(Op):
         if self.needs[1]:
             gtarget = -gy * np.log(self.clipped) / len(self.q)
         return gp, gtarget
-
-
-def logistic(x):
-    """The sigmoid of an array, without overflow on either side."""
-    positive = x.real >= 0
-    small = np.exp(np.where(positive, -x, x))  # at most 1
-    return np.where(positive, 1, small) / (1 + small)
 
 
 def normalized_exponentials(x):

@@ -4,21 +4,22 @@ Writing the tape, working out shapes and finding memory take a tenth of a small 
 others wait; a replay needs none of it. What a GPU calls a graph, here is a list of calls.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from .backend import Backend
 from .fused import ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, FusedOp, Step
-from .ops import Flatten, MaxPool2D
+from .ops import Flatten, MaxPool2D, Sigmoid
 from .tensor import Op, Tensor, is_grad_enabled
 
 REPLAYABLE: tuple[type[Op], ...] = (
     ConvBias, ConvReLU, ConvReLUMaxPool2D, DenseBias, DenseReLU, Flatten, MaxPool2D,
 )  # fmt: skip
+TO_PREDICT: tuple[type[Op], ...] = (Sigmoid,)  # besides: their gradients are no kernels' work
 MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a recording keeps all their arrays
 KEPT = 4  # recordings: of a whole and a ragged batch, to train and to predict
 
@@ -28,31 +29,37 @@ _Noted = tuple[Callable[..., Any], list[Any], list[tuple[int, tuple[int, ...]]]]
 _lent: ContextVar[list[Any] | None] = ContextVar("lent", default=None)
 
 
-@contextmanager
-def replays() -> Iterator[None]:
+class Replays:
     """A block in which chains may replay. What they return holds until its end, and is to be differentiated once."""
-    lent: list[tuple[Chain, Any, _Recording]] = []
-    token = _lent.set(lent)
-    try:
-        yield
-        for chain, key, recording in lent:
-            chain.keep(key, recording)
-    finally:
-        _lent.reset(token)
+
+    def __enter__(self) -> None:
+        self.lent: list[tuple[Chain, Any, _Recording]] = []
+        self._token = _lent.set(self.lent)
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        _lent.reset(self._token)
+        if failure is None:
+            for chain, key, recording in self.lent:
+                chain.keep(key, recording)
 
 
 class Chain:
-    """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them."""
+    """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them.
 
-    def __init__(self, steps: Sequence[Step], home: Backend) -> None:
-        self.used = [*(_replayable(step, home) for step in steps), False].index(False)
+    One that `predicts` may hold more ops, and is not replayed where gradients are wanted.
+    """
+
+    def __init__(self, steps: Sequence[Step], home: Backend, predicts: bool = False) -> None:
+        ops = (*REPLAYABLE, *TO_PREDICT) if predicts else REPLAYABLE
+        self.used = [*(_replayable(step, home, ops) for step in steps), False].index(False)
+        self.predicts = predicts
         self.home, self.steps = home, list(steps[: self.used])
         self.weights = [x for step in self.steps for x in step.inputs if isinstance(x, Tensor)]
         self._kept: dict[tuple[Any, ...], _Recording] = {}  # those that no thread is using
         self._seen: set[tuple[Any, ...]] = set()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The chain's value for a batch; from the second batch of a kind on from a recording, where `replays` is."""
+        """The chain's value for a batch; from the second batch of a kind on from a recording, inside `Replays`."""
         lent, key = _lent.get(), self._key(x)
         if lent is not None and key is not None:
             recording = self._kept.pop(key, None)
@@ -78,6 +85,8 @@ class Chain:
         if array.dtype != np.float32 or not array.flags.carray or array.size > MOST:
             return None
         training = is_grad_enabled() and any(w.requires_grad for w in self.weights)
+        if training and self.predicts:
+            return None
         if x.requires_grad or (training and any(w.grad_buffer is None for w in self.weights)):
             return None  # the first step: weights and gradients have no lasting place yet
         return array.shape, training, x.backend.usable_threads()
@@ -114,7 +123,7 @@ class _Recording:
 
     def holds(self, weights: Sequence[Tensor]) -> bool:
         """Whether weights and gradients still lie where they lay."""
-        return all(a is b for a, b in zip(self.places, _places(weights), strict=True))
+        return all(map(is_, self.places, _places(weights)))
 
     def forward(self, x, k):
         self.x = x
@@ -125,7 +134,7 @@ class _Recording:
             self.y = Tensor(x, backend=k)
             for step in self.steps:
                 self.y = step(self.y)
-        self._note("forward", calls)
+        self._note("forward", calls, k)
         return self.y.data
 
     def backward(self, gy, k):
@@ -136,26 +145,28 @@ class _Recording:
             self.gy = np.array(gy)
             with k.recorded() as calls:
                 self.y.backward(self.gy)
-            self._note("backward", calls)
+            self._note("backward", calls, k)
             self.usable &= all(w.grad is w.grad_buffer for w in self.weights if w.requires_grad)
             self.y = Tensor(self.y.data, backend=k)  # without its tape
         return [w.grad_buffer if w.requires_grad else None for w in self.weights]
 
-    def _note(self, name: str, calls: list[Any]) -> None:
+    def _note(self, name: str, calls: list[Any], k: Backend) -> None:
         """Keep the calls, with places left open where the batch was among their arguments."""
+        shared = [a for _, arguments in calls for a in arguments if self._shares(a)]
+        self.usable &= all(_whole(a, self.x) for a in shared)
         self.calls[name] = []
-        for function, arguments in calls:
-            arrays = [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
-            shared = [i for i in arrays if np.may_share_memory(arguments[i], self.x)]
-            batches = [(i, arguments[i].shape) for i in shared if _whole(arguments[i], self.x)]
-            self.usable &= len(batches) == len(shared)
-            kept = [None if i in shared else a for i, a in enumerate(arguments)]
-            self.calls[name].append((function, kept, batches))
+        for function, arguments in k.joined(calls, self.x) if self.usable else []:
+            places = [i for i, a in enumerate(arguments) if self._shares(a)]
+            kept = [None if i in places else a for i, a in enumerate(arguments)]
+            self.calls[name].append((function, kept, [(i, arguments[i].shape) for i in places]))
+
+    def _shares(self, argument: Any) -> bool:
+        return isinstance(argument, np.ndarray) and np.may_share_memory(argument, self.x)
 
 
-def _replayable(step: Step, home: Backend) -> bool:
+def _replayable(step: Step, home: Backend, ops: tuple[type[Op], ...]) -> bool:
     fused = not issubclass(step.op, FusedOp) or step.op.has_kernel(home, step.inputs, step.attributes)
-    return home.has("recorded") and step.op in REPLAYABLE and fused
+    return home.has("recorded") and step.op in ops and fused
 
 
 def _whole(array: np.ndarray, x: np.ndarray) -> bool:

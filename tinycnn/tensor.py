@@ -19,14 +19,14 @@ TensorLike = Union["Tensor", np.ndarray, float, Sequence[Any]]
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class no_grad:  # noqa: N801 - it reads as the function that it is in other libraries
     """Inside this block nothing is remembered, so nothing can be differentiated and memory is freed at once."""
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
+
+    def __enter__(self) -> None:
+        self._token = _recording.set(False)
+
+    def __exit__(self, *_: object) -> None:
+        _recording.reset(self._token)
 
 
 def is_grad_enabled() -> bool:

@@ -1,0 +1,377 @@
+"""Do kernels that run as one program give the bits that they give one by one, whoever comes, stays or fails?"""
+
+import gc
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
+
+import numba
+import numpy as np
+import pytest
+from checks import ROOT
+from networks import fish, photos, same_bits, using
+from tinycnn.kernels import native, program, threads
+
+from tinycnn import backend
+from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
+from tinycnn.models import Sequential
+
+TASKS = 64
+
+
+@pytest.fixture(autouse=True)
+def shared(no_leaks, monkeypatch) -> Iterator[None]:
+    """Two threads, whatever the machine has, and no work too little to be shared."""
+    monkeypatch.setattr(backend, "_threads", None)
+    with using("numba"):
+        for name, value in (("_limit", 2), ("GRAIN", 1), ("FINE_GRAIN", 1)):
+            monkeypatch.setattr(threads, name, value)
+        yield
+
+
+def padded() -> Sequential:
+    """Kernels with work of NumPy's in between, which ends one program and begins another."""
+    layers = [
+        Conv2D(8, 3, padding="same", activation="relu", input_shape=(20, 20, 3)),
+        Conv2D(16, 3, activation="relu"),
+        MaxPooling2D(2),
+        Conv2D(16, 3, padding="same"),
+        Flatten(),
+        Dense(40, activation="relu"),
+        Dense(1, activation="sigmoid"),
+    ]
+    return Sequential(layers)
+
+
+def recorded_calls(model: Sequential) -> list[list[Callable]]:
+    """The functions that each recording of predictions calls."""
+    recordings = model._made_plan.prediction._kept.values()
+    return [[function for function, _, _ in recording.calls["forward"]] for recording in recordings]
+
+
+def test_this_version_of_numba_is_known_and_a_prediction_is_one_program():
+    """Fails where a new version made everything slower in silence."""
+    assert native.works()
+    model = fish()
+    for key in range(3):
+        model.predict_on_batch(photos(1, 64, key=key)[0])
+    assert recorded_calls(model) == [[threads.run_program]]
+
+
+@pytest.mark.parametrize("make", [fish, padded], ids=["fish", "padded"])
+def test_programs_give_the_same_bits_for_any_threads_batches_and_weights(make, monkeypatch):
+    model = make()
+    size = model.input_shape[0]
+    weights = [np.array(w) for w in model.get_weights()], [w * 0.5 for w in model.get_weights()]
+    batches = [photos(count, size, key=count)[0] for count in (1, 7, 1, 3, 7, 1, 7, 1)]
+
+    def answers() -> list[np.ndarray]:
+        model._made_plan = None
+        found = []
+        for chosen in weights:
+            model.set_weights(chosen)
+            found += [model.predict_on_batch(x) for x in batches]
+        return found
+
+    monkeypatch.setattr(native, "works", lambda: False)
+    threads.set_threads(1)
+    wanted = answers()
+    assert not any(threads.run_program in calls for calls in recorded_calls(model))
+    monkeypatch.setattr(native, "works", lambda: True)
+    for number in (1, 2, 4):
+        threads.set_threads(number)
+        assert same_bits(answers(), wanted)
+        assert all(threads.run_program in calls for calls in recorded_calls(model))
+
+
+def test_training_with_programs_gives_the_same_bits(monkeypatch):
+    def weights() -> list[np.ndarray]:
+        model = padded()
+        model.compile("adam", "binary_crossentropy")
+        for key in range(6):
+            model.train_on_batch(*photos(5 if key == 4 else 8, 20, key=key))
+        return model.get_weights()
+
+    with_programs = weights()
+    monkeypatch.setattr(native, "works", lambda: False)
+    assert same_bits(with_programs, weights())
+
+
+# Threads that come, stay and go
+
+
+@numba.njit(nogil=True)
+def _note_worker(worker, tasks, workers):
+    task = threads.next_task(tasks)
+    while task < workers.size:
+        for _ in range(1000):
+            workers[task] = worker
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _count(worker, tasks, numbers, rounds):
+    """Adds 1 to each number, the later ones after more idle work."""
+    task = threads.next_task(tasks)
+    while task < numbers.size:
+        x = 1.0
+        for i in range(rounds * task):
+            x += np.sqrt(x + i)
+        numbers[task] += 1 if x > 0 else 0
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _sum(worker, tasks, numbers, sums, workers):
+    task = threads.next_task(tasks)
+    while task < sums.size:
+        sums[task], workers[task] = numbers.sum(), worker
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _fill(worker, tasks, batch, filled):
+    task = threads.next_task(tasks)
+    while task < batch.size:
+        filled[task] = batch[task]
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _fail(worker, tasks, numbers):
+    if numbers[0] > 0:
+        raise ValueError
+
+
+def program_of(kernels: list, batch: np.ndarray | None = None, of: program = program):
+    """Kernels and their arguments as a program of two threads, after each has run once."""
+    for kernel, arguments in kernels:
+        kernel(0, np.zeros(1, np.int64), *arguments)
+    assert all(of.can_join(kernel, arguments) for kernel, arguments in kernels)
+    return of.Program(
+        [(kernel, 2, arguments) for kernel, arguments in kernels], np.empty(0) if batch is None else batch
+    )
+
+
+def check_order(program=program, threads=threads, together: int = 300) -> None:
+    """Each kernel finds all that the one before it has done, and each task is done once; in runs by two threads."""
+    numbers, first, second, workers = np.zeros((4, TASKS), np.int64)
+    kernels = [
+        (_count, (numbers, 20)),
+        (_sum, (numbers, first, workers)),
+        (_count, (numbers, 1)),
+        (_sum, (numbers, second, workers)),
+    ]
+    made = program_of(kernels, of=program)
+    runs, deadline = 0, time.monotonic() + 60
+    while runs < max(together, 1) and time.monotonic() < deadline:
+        numbers[:] = 0
+        threads.run_program(made, np.empty(0))
+        assert numbers.tolist() == [2] * TASKS
+        assert (first.tolist(), second.tolist()) == ([TASKS] * TASKS, [2 * TASKS] * TASKS)
+        runs += set(workers.tolist()) == {0, 1} or not together
+    assert runs >= together, "no helper came"
+
+
+def check_arguments(program=program, threads=threads) -> None:
+    """Each worker gets its own number, and each run its own batch."""
+    workers, filled = np.zeros(TASKS, np.int64), np.zeros(TASKS)
+    batches = [np.full(TASKS, float(i)) for i in range(100)]
+    made = program_of([(_note_worker, (workers,)), (_fill, (batches[0], filled))], batches[0], of=program)
+    seen: set[int] = set()
+    deadline = time.monotonic() + 20
+    while seen != {0, 1} and time.monotonic() < deadline:
+        for batch in batches:
+            threads.run_program(made, batch)
+            assert filled.tolist() == batch.tolist()
+            seen |= set(workers.tolist())
+    assert seen == {0, 1}
+
+
+CHECKS = {"order": check_order, "arguments": check_arguments}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
+def test_kernels_keep_their_order_and_their_arguments(check):
+    check()
+
+
+FAULTS = {
+    "the caller does not wait for tasks in hand": ("order", "while read(inside) > 0:", "while False:"),
+    "a helper does not wait for the caller": ("order", "while read(over) == 0:", "while False:"),
+    "every worker takes the caller's arguments": (
+        "arguments", "step[ROWS] + worker * step[LENGTH]", "step[ROWS]",
+    ),
+    "the first batch for ever": ("arguments", "rows[place] = batch.ctypes.data", "pass"),
+    "tasks counted on from the run before": ("order", "steps[:, :ENTRY] = 0", "steps[:, INSIDE:ENTRY] = 0"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault, tmp_path):
+    """In a process of its own, whose kernels are another package."""
+    check, old, new = FAULTS[fault]
+    shutil.copytree(ROOT / "kernels", tmp_path / "faulty", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "faulty" / "program.py"
+    source = file.read_text()
+    assert source.count(old) == 1
+    file.write_text(source.replace(old, new))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", tmp_path)))}
+    command = [sys.executable, "-c", f"import test_program; test_program.ask_faulty({check!r})"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("passes without the fault\n"), done.stderr
+    assert done.stdout.endswith("caught\n") or done.returncode < 0, f"nobody notices: {fault}"
+
+
+def ask_faulty(check: str) -> None:
+    """For a process that finds the kernels with the fault under the name `faulty`."""
+    CHECKS[check]()
+    print("passes without the fault", flush=True)
+    try:
+        CHECKS[check](importlib.import_module("faulty.program"), importlib.import_module("faulty.threads"))
+    except AssertionError:
+        print("caught", flush=True)
+
+
+def test_nobody_waits_for_a_helper_that_never_comes(monkeypatch):
+    monkeypatch.setattr(threads, "_wake", lambda team: None)
+    time.sleep(0.01)  # those of other tests have fallen asleep
+    for _ in range(100):
+        check_order(together=0)
+
+
+def test_a_helper_that_has_not_left_is_not_waited_for_and_keeps_its_arrays():
+    numbers = np.zeros(TASKS, np.int64)
+    made = program_of([(_count, (numbers, 1))])
+    gone = weakref.ref(made)
+    inside = threads._board[program.THREADS + program.LINE :][:1]
+    real = program.conduct
+
+    def stays(*arguments) -> int:
+        outcome = real(*arguments)
+        inside[0] = 1  # as if its core had become another program's in the last moment
+        return outcome | program.STAYED
+
+    program.conduct = stays
+    try:
+        threads.run_program(made, np.empty(0))
+        program.conduct = real
+        before, numbers[:] = threads._runs, 0
+        threads.run_program(made, np.empty(0))
+        assert threads._runs == before + 1
+        assert numbers.tolist() == [1] * TASKS
+        del made
+        gc.collect()
+        assert gone() is not None
+    finally:
+        program.conduct, inside[0] = real, 0
+    threads.run_program(program_of([(_count, (numbers, 1))]), np.empty(0))
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_interrupt_leaves_the_threads_free_and_the_arrays_alive(monkeypatch):
+    numbers = np.zeros(TASKS, np.int64)
+    made = program_of([(_count, (numbers, 1))])
+    real = program.conduct
+
+    def interrupted(*arguments) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(program, "conduct", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            threads.run_program(made, np.empty(0))
+    assert made in threads._held
+    assert not threads._busy.locked()
+    check_order()
+    assert not threads._held
+
+
+def test_a_kernel_that_fails_is_told_and_the_next_run_is_right():
+    numbers = np.zeros(TASKS, np.int64)
+    made = program_of([(_fail, (numbers,))])
+    for first in (1, 0, 1):
+        numbers[0] = first
+        if first:
+            with pytest.raises(RuntimeError, match="a kernel failed"):
+                threads.run_program(made, np.empty(0))
+        else:
+            threads.run_program(made, np.empty(0))
+
+
+def test_two_callers_at_once_get_their_own_answers():
+    def answers(seed: int) -> list[np.ndarray]:
+        model = fish()
+        x = [photos(1, 64, key=seed + key)[0] for key in range(3)]
+        return [model.predict_on_batch(x[i % 3]) for i in range(60)]
+
+    alone = [answers(seed) for seed in (1, 2)]
+    with ThreadPool(2) as pool:
+        for these, those in zip(pool.map(answers, (1, 2)), alone, strict=True):
+            assert same_bits(these, those)
+
+
+def test_one_who_works_alone_leaves_another_program_open():
+    numbers = np.zeros(TASKS, np.int64)
+    made = program_of([(_count, (numbers, 1))])
+    open_ = threads._board[program.OPEN :][:1]
+    with threads._busy:
+        open_[0] = 10**9
+        try:
+            threads.run_program(made, np.empty(0))
+            assert open_[0] == 10**9
+        finally:
+            open_[0] = 0
+    assert numbers.tolist() == [2] * TASKS
+
+
+def test_a_model_that_is_gone_leaves_no_arrays():
+    model = fish()
+    for key in range(4):
+        model.predict_on_batch(photos(1, 64, key=key)[0])
+    threads.run_program(program_of([(_count, (np.zeros(4, np.int64), 1))]), np.empty(0))
+    gone = [weakref.ref(weight.data) for weight in model.weights]
+    del model
+    gc.collect()
+    assert all(weight() is None for weight in gone)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+def test_a_forked_process_runs_programs():
+    code = """
+import os, sys
+sys.path.insert(0, "tests")
+import test_program
+from tinycnn.kernels import threads
+
+test_program.check_order()
+threads._busy.acquire()  # as if another thread were in a program
+threads._board[:] = 1
+child = os.fork()
+if child == 0:
+    test_program.check_order()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+os._exit(0)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_what_is_no_compiled_kernel_or_no_word_has_no_entry():
+    numbers = np.zeros(TASKS, np.int64)
+    assert not program.can_join(lambda worker, tasks: None, ())
+    assert not program.can_join(_sum, (numbers.astype(np.int8), numbers, numbers)), "not compiled for these types"
+    assert not native.entry(_sum, (0, numbers, numbers, numbers, 1j))
+    with pytest.raises(TypeError):
+        native.words("a word")
