@@ -409,9 +409,10 @@ def test_json_of_a_model_that_diverged(two_classes, album, tmp_path, capsys):
 
 
 def spoilt(run_folder: Path) -> Sequential:
-    """The model with NaN for every weight, as training leaves it that diverged."""
+    """The model with weights that a file may hold and predictions that are no numbers: infinity times 0."""
     model = load_model(run_folder / "model.safetensors")
-    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    first, *rest = model.get_weights()
+    model.set_weights([np.full_like(first, 3e38), *map(np.zeros_like, rest)])
     return model
 
 

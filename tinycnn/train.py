@@ -28,13 +28,13 @@ from .cli import (
     whole_number,
 )
 from .errors import DataError, DivergenceError, UsageError
+from .files import show
 from .folders import train_and_test_folders
 from .layers import Conv2D, Dense, Flatten, MaxPooling2D
 from .metrics import confusion_matrix, predicted_classes
 from .models import Sequential
 from .optimizers import Adam
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
-from .preprocessing.load import show
 from .preprocessing.scan import class_folders
 from .preprocessing.settings import LARGEST_SIZE
 from .report import write_report
@@ -78,7 +78,7 @@ def parser() -> Parser:
     )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/ and the time)")
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    p.add_strict_option()
+    p.add_reading_options()
     p.add_machine_options()
     p.add_argument("--tf32", action="store_true", help="on a GPU: TF32 products for batches from 256 on, less exact")
     return p
@@ -201,6 +201,7 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
         "batch_size": options.batch_size,
         "seed": options.seed,
         "strict": options.strict,
+        "max_pixels": options.max_pixels,
         "interpolation": "lanczos",  # photos are mostly larger: every pixel of them counts
     }
     class_mode = _class_mode(train_folder, test_folder)
