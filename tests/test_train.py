@@ -524,6 +524,16 @@ def test_many_unreadable_images_are_all_listed(tmp_path, capsys):
     assert all(f"bad{i}.png" in told for i in range(6))
 
 
+def test_max_pixels(tmp_path, capsys):
+    data = photos(tmp_path / "data", a=4, b=4)
+    Image.new("RGB", (60, 50)).save(data / "b" / "large.png")
+    assert run(data, *SMALL, "--max-pixels", 20 * 24, "--out", tmp_path / "run") == 0
+    assert "b/large.png: 60x50 pixels are more than max_pixels=480 allows" in capsys.readouterr().err
+    assert settings(tmp_path / "run")["max_pixels"] == 480
+    assert run(data, *SMALL, "--out", tmp_path / "other") == 0
+    assert settings(tmp_path / "other")["max_pixels"] == 64_000_000
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_strict_refuses_unreadable_images(split, tmp_path, capsys):
     photos(tmp_path / "data" / "train", a=4, b=4)

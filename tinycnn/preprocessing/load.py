@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import os
 import threading
 import warnings
@@ -32,6 +33,8 @@ INTERPOLATIONS = {
 }
 # Pillow knows more, among them formats that start other programs or whose decoders see little use.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")  # AVIF last: looking for it loads every plugin
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to stderr where nobody logs
 
 ImagePath = Union[str, bytes, "os.PathLike[str]", io.BytesIO]
 
