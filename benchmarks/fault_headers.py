@@ -212,7 +212,10 @@ CHANGES = (
 
 def _changed(rng: random.Random, value: Any) -> Any:
     """The same value, but that one place in it is other, gone, moved or there twice."""
-    places = list(_places(value))
+    try:
+        places = list(_places(value))
+    except RecursionError:
+        places = []
     if len(places) < 2 or rng.random() < 0.02:
         return rng.choice(ODD)
     holder, key = rng.choice(places[1:])

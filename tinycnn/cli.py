@@ -170,7 +170,8 @@ def image_model(path: Path) -> ImageModel:
     if preparation is None or names is None:
         raise DataError(f"{file}: the model does not say how to prepare images; train it on an image folder")
     outputs, shape = model.output_shape, preparation.image_shape
-    if model.input_shape != shape or outputs != (1 if len(names) == 2 and outputs == (1,) else len(names),):
+    wanted = 2 if outputs == (1,) else outputs[0]  # classes
+    if model.input_shape != shape or len(outputs) != 1 or len(names) != wanted:
         raise ModelFileError(
             f"{file}: its images of shape {shape} and {len(names)} classes do not fit its model, "
             f"which takes {model.input_shape} and gives {outputs}"

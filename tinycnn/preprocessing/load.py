@@ -245,7 +245,8 @@ def _open_file(path: ImagePath, most: int) -> BinaryIO:
 
 def _scans(file: BinaryIO) -> int:
     """How many times a JPEG goes over its picture: each layer begins with a mark that image data cannot hold."""
-    position = file.seek(0)
+    position = file.tell()
+    file.seek(0)
     count, before = 0, b""
     while chunk := file.read(2**20):
         count += (before + chunk).count(b"\xff\xda")
