@@ -8,6 +8,7 @@ its bytes. Four of five carry the hash of what they hold, as whoever makes a fil
 that the hash is looked at, these what happens behind it.
 """
 
+import copy
 import json
 import random
 import resource
@@ -150,7 +151,7 @@ def _change_tensor(rng: random.Random, header: Any, data: bytes) -> tuple[Any, b
         if isinstance(value := chosen.get(field), list) and value:
             value[rng.randrange(len(value))] = rng.choice([*HUGE, len(data), len(data) + 4, 4, 8])
         else:
-            chosen[field] = rng.choice(ODD)
+            chosen[field] = _odd(rng)
     return header, data
 
 
@@ -217,7 +218,7 @@ def _changed(rng: random.Random, value: Any) -> Any:
     except RecursionError:
         places = []
     if len(places) < 2 or rng.random() < 0.02:
-        return rng.choice(ODD)
+        return _odd(rng)
     holder, key = rng.choice(places[1:])
     action = rng.randrange(5)
     if action == 0:
@@ -229,7 +230,7 @@ def _changed(rng: random.Random, value: Any) -> Any:
     elif action == 3:
         holder[key] = json.loads(json.dumps(rng.choice(places[1:])[0]))
     else:
-        holder[key] = rng.choice(ODD)
+        holder[key] = _odd(rng)
     return value
 
 
@@ -239,13 +240,17 @@ def _places(value: Any, holder: Any = None, key: Any = None) -> Any:
         yield from _places(part, value, k)
 
 
+def _odd(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(ODD))  # it may be changed in its new place
+
+
 def _how_many(rng: random.Random) -> int:
     """A few, seldom so many that they could take long."""
     return rng.choice([300, 900, 5000]) if rng.random() < 0.05 else rng.randint(1, 4)
 
 
 def _odd_text(rng: random.Random) -> str:
-    return rng.choice([str(rng.choice(ODD)), "{", "nul", '{"a":1,"a":2}', '"\\ud800"', " " * 1000])
+    return rng.choice([str(_odd(rng)), "{", "nul", '{"a":1,"a":2}', '"\\ud800"', " " * 1000])
 
 
 def _text_changed(rng: random.Random, text: bytes) -> bytes:

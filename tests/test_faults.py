@@ -162,9 +162,9 @@ def test_absent_images_are_told(monkeypatch, tmp_path, capsys):
 
 def test_a_header_is_made_from_its_number_alone(tmp_path):
     content = fault_flips.write_files(tmp_path)[0].read_bytes()
-    cases = [fault_headers.case(number, content) for number in range(60)]
-    assert cases == [fault_headers.case(number, content) for number in range(60)]
-    assert len(set(cases)) > 50
+    cases = [fault_headers.case(number, content) for number in range(300)]
+    assert cases[::-1] == [fault_headers.case(number, content) for number in reversed(range(300))]
+    assert len(set(cases)) > 250
     sealed = 0
     for case in cases:
         (tmp_path / "case").write_bytes(case)
@@ -174,7 +174,7 @@ def test_a_header_is_made_from_its_number_alone(tmp_path):
             sealed += "SHA-256" not in str(error)
         else:
             sealed += 1
-    assert sealed > 30
+    assert sealed > 200
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,15 @@ def test_parts_of_a_campaign():
     assert Part().sample(4) == [0, 1, 2, 3]
     assert Part(count=3).sample(10) == [0, 3, 6]
     assert Part(8, 5).sample(10) == [8, 9]
+
+
+def test_help_names_every_option_and_campaign(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["faults", "--help"])
+    with pytest.raises(SystemExit):
+        faults.main()
+    text = capsys.readouterr().out
+    assert all(action.help for action in faults.parser()._actions)
+    assert all(f"  {name} " in text for name in faults.CAMPAIGNS)
 
 
 def test_the_table_says_what_happened(tmp_path, monkeypatch, capsys):
