@@ -13,7 +13,7 @@ from tinycnn.kernels import cpu, reference
 from tinycnn import fused
 
 COMMANDS = {"train", "predict", "evaluate", "explain"}
-FREE = {"random", "errors"}  # open to every module of the package
+FREE = {"random", "errors", "files"}  # open to every module of the package
 ENGINE = {"tensor", "backend", "kernels.shapes"}
 OPS = ENGINE | {"ops", "fused"}
 FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
@@ -58,7 +58,9 @@ MAY_IMPORT = {
     "summary": {"layers", "notebook"},
     "metrics": OPS,
     "optimizers": ENGINE,
-    "storage": set(),
+    "files": set(),
+    "tensorfile": set(),
+    "storage": {"tensorfile"},
     "callbacks": {"storage", "report", "position"},
     "position": {"backend"},
     "interrupts": {"callbacks"},

@@ -219,6 +219,15 @@ def test_strict_refuses_unreadable_pictures(two_classes, small_photos, tmp_path,
     assert_refused(3, [bad, "not an image"], capsys, two_classes, tmp_path / "photos", "--strict")
 
 
+def test_max_pixels(two_classes, small_photos, tmp_path, capsys):
+    shutil.copytree(small_photos / "test", tmp_path / "photos")
+    Image.new("RGB", (60, 50)).save(tmp_path / "photos" / "plain" / "large.png")
+    assert main([str(two_classes), str(tmp_path / "photos"), "--max-pixels", "1920"]) == 0
+    printed = capsys.readouterr()
+    assert "(1 skipped)" in printed.out
+    assert "60x50 pixels are more than max_pixels=1920 allows" in printed.err
+
+
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
@@ -274,6 +283,7 @@ def test_backend_that_this_machine_has_not(two_classes, small_photos, capsys):
 
 def test_json_of_a_model_that_diverged(two_classes, small_photos, tmp_path, capsys):
     model = load_model(two_classes / "model.safetensors")
-    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    first, *rest = model.get_weights()
+    model.set_weights([np.full_like(first, 3e38), *map(np.zeros_like, rest)])  # predictions: infinity times 0
     model.save(tmp_path / "model.safetensors")
     assert measured(capsys, tmp_path / "model.safetensors", small_photos)["loss"] is None

@@ -1,6 +1,7 @@
 """The predict command: the forms of its output, what it does with what is no image, its pictures as in training."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tinycnn import backend, evaluate, predict, train, use_backend
-from tinycnn.layers import Dense, Flatten
+from tinycnn.layers import Conv2D, Dense, Flatten
 from tinycnn.models import Sequential, load_model
 from tinycnn.predict import main
 
@@ -203,6 +204,61 @@ def test_odd_names(two_classes, album, capsys):
         assert [row["path"] for row in read(capsys.readouterr().out)] == [str(odd / name) for name in names]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its file names are plainer")
+def test_no_cell_of_csv_is_a_formula(two_classes, album, tmp_path, monkeypatch, capsys):
+    model = load_model(two_classes / "model.safetensors")
+    model.class_names = ["=HYPERLINK(1)", "@SUM(1)"]
+    model.save(tmp_path / "odd.safetensors")
+    monkeypatch.chdir(album)
+    names = {"=1+1.png", "-x.png", "@a.png", "+1.png"}
+    for name in names:
+        shutil.copy(album / "b.png", name)
+    assert run(tmp_path / "odd.safetensors", ".", "--format", "csv") == 0
+    rows = as_csv(capsys.readouterr().out)
+    assert {row["path"] for row in rows} == {f"./{name}" for name in names} | set(FOUND)
+    assert all(Path(row["path"]).is_file() for row in rows)
+    assert {row["class"] for row in rows} <= {"'=HYPERLINK(1)", "'@SUM(1)"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its file names are plainer")
+@pytest.mark.parametrize("form", ["text", "csv", "json"])
+def test_no_name_reaches_a_terminal_raw(form, two_classes, album, tmp_path, monkeypatch, capsys):
+    model = load_model(two_classes / "model.safetensors")
+    model.class_names = ["\x1b]0;title\x07", "\u202egnp.exe"]
+    model.save(tmp_path / "odd.safetensors")
+    shutil.copy(album / "b.png", album / "\x1b[2J\u202e\x9b31m.png")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run(tmp_path / "odd.safetensors", album, "--format", form) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "what", ["three names", "one name", "a smaller picture", "grey pictures", "an image comes out"]
+)
+def test_a_model_that_does_not_fit_its_own_description(what, two_classes, album, tmp_path, capsys):
+    model = load_model(two_classes / "model.safetensors")
+    settings = model.preprocessing
+    if what.endswith("name") or what.endswith("names"):
+        model.class_names = ["a", "b", "c"] if what == "three names" else ["a"]
+    elif what == "an image comes out":
+        model = Sequential([Conv2D(2, 1, input_shape=settings.image_shape)])
+        model.class_names, model.preprocessing = ["a", "b"], settings
+    else:
+        change = {"target_size": (8, 8)} if what == "a smaller picture" else {"color_mode": "grayscale"}
+        model.preprocessing = dataclasses.replace(settings, **change)
+    model.save(tmp_path / "m.safetensors")
+    assert_refused(3, ["m.safetensors", "do not fit its model"], capsys, tmp_path / "m.safetensors", album)
+
+
+def test_max_pixels(two_classes, album, capsys):
+    Image.new("RGB", (60, 50)).save(album / "z.png")
+    assert run(two_classes, album, "--max-pixels", 40 * 48, "--format", "csv") == 0
+    printed = capsys.readouterr()
+    assert [row["path"] for row in as_csv(printed.out)] == [str(album / name) for name in FOUND]
+    assert printed.err == f"skipped {album / 'z.png'}: 60x50 pixels are more than max_pixels=1920 allows\n"
+    assert run(two_classes, album / "z.png") == 0
+
+
 # What computes
 
 
@@ -386,6 +442,8 @@ def test_what_is_no_model(what, two_classes, album, tmp_path, capsys):
         (["--format", "xml"], ["--format", "'xml'", "csv"]),
         (["--batch-size", "0"], ["--batch-size", "'0'"]),
         (["--threads", "-1"], ["--threads", "'-1'"]),
+        (["--threads", str(10**30)], ["threads", "from 1 to 4096"]),
+        (["--max-pixels", "0"], ["--max-pixels", "'0'"]),
         (["--image-size", "64"], ["--image-size"]),
     ],
 )
@@ -409,16 +467,19 @@ def test_json_of_a_model_that_diverged(two_classes, album, tmp_path, capsys):
 
 
 def spoilt(run_folder: Path) -> Sequential:
-    """The model with NaN for every weight, as training leaves it that diverged."""
+    """The model with weights that a file may hold and predictions that are no numbers: infinity times 0."""
     model = load_model(run_folder / "model.safetensors")
-    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    first, *rest = model.get_weights()
+    model.set_weights([np.full_like(first, 3e38), *map(np.zeros_like, rest)])
     return model
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell's redirection")
-def test_closed_standard_output(two_classes, album):
+@pytest.mark.parametrize("form", ["text", "csv", "json"])
+def test_closed_standard_output(form, two_classes, album):
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "tinycnn.predict", two_classes, album]
-    done = subprocess.run([*command, "--backend", "numpy"], cwd=ROOT, stderr=subprocess.PIPE, timeout=100)
+    options = ["--backend", "numpy", "--format", form]
+    done = subprocess.run([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

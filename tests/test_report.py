@@ -169,6 +169,11 @@ def test_names_are_escaped(report):
     assert not page.all("script")
 
 
+def test_names_that_would_not_print_are_escaped(report):
+    page = report(names=["\x1b[31m\x00\u202egnp", "a\nb"])
+    assert [row[0] for row in page.rows[-2:]] == [r"\x1b[31m\x00\u202egnp", r"a\nb"]
+
+
 def test_figures_are_escaped(report):
     assert ["a <b>", "<i>x</i>"] in report(figures={"a_<b>": "<i>x</i>"}).rows
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import compiled, fish, photos, same_bits, tiny, using
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
-from tinycnn import backend, storage
+from tinycnn import backend, storage, tensorfile
 from tinycnn.callbacks import Callback
 from tinycnn.errors import DataError, ModelFileError, UsageError
 from tinycnn.layers import Activation, Conv2D, Dense, Flatten, MaxPooling2D
@@ -202,7 +202,13 @@ def test_a_truncated_file_is_refused(saved, tmp_path):
 def _changed(tmp_path, saved, tensors=lambda t: t, **metadata):
     _, arrays, known = saved
     path = tmp_path / "changed.safetensors"
-    save_file(tensors(dict(arrays)), path, {**known, **metadata})
+    return resealed(path, tensors(dict(arrays)), {**known, **metadata})
+
+
+def resealed(path, tensors, metadata):
+    """A file with the hash of what it holds, as a stranger can write it who knows how."""
+    content = save(tensors, {**metadata, tensorfile.HASH_FIELD: tensorfile.NO_HASH})
+    path.write_bytes(tensorfile.seal(content))
     return path
 
 
@@ -212,7 +218,7 @@ def _swapped(t):
 
 DAMAGED = [
     ("another format", {"format": "else"}, "not a tinycnn-model file"),
-    ("another version", {"version": "2"}, "a tinycnn-model file of version '2'; this tinycnn reads version 1"),
+    ("another version", {"version": "2"}, "a tinycnn-model file of version 2; this tinycnn reads version 1"),
     ("swapped weights", {"tensors": _swapped}, "damaged: weights do not fit the architecture: dense.bias, dense.kern"),
     ("a transposed kernel", {"tensors": lambda t: {**t, "dense.kernel": t["dense.kernel"].T.copy()}}, "dense.kernel"),
     ("a missing tensor", {"tensors": lambda t: {k: t[k] for k in t if k != "dense.bias"}}, "dense.bias"),
@@ -224,7 +230,7 @@ DAMAGED = [
     ("class names that are one word", {"class_names": '"abc"'}, "class names"),
     ("class names that are a table", {"class_names": '{"a": 1, "b": 2, "c": 3}'}, "class names"),
     ("a threshold that is no number", {"threshold": '"high"'}, "damaged"),
-    ("a threshold that is NaN", {"threshold": "NaN"}, "threshold"),
+    ("a threshold that is NaN", {"threshold": "NaN"}, "NaN"),
     ("preprocessing of nothing", {"preprocessing": "{}"}, "preprocessing"),
     ("JSON without end", {"architecture": "[" * 100_000}, "damaged"),
 ]
@@ -317,7 +323,7 @@ def test_a_checkpoint_with_damaged_settings_is_refused(tmp_path, change):
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
-    save_file(tensors, path, {**metadata, "training": json.dumps(json.loads(metadata["training"]) | change)})
+    resealed(path, tensors, {**metadata, "training": json.dumps(json.loads(metadata["training"]) | change)})
     with pytest.raises(ModelFileError, match="damaged"):
         load_checkpoint(path)
 

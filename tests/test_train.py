@@ -20,6 +20,7 @@ from PIL import Image
 from tinycnn import __main__ as every_command
 from tinycnn import __version__, backend, use_backend
 from tinycnn.datasets import fish
+from tinycnn.files import show
 from tinycnn.folders import TEST_NAMES, TRAIN_NAMES
 from tinycnn.layers import Dense
 from tinycnn.models import load_checkpoint, load_model
@@ -170,8 +171,9 @@ def test_config_holds_every_setting(finished):
     config = settings(finished)
     assert config | {"data": 0, "tinycnn": 0} == {
         "backend": "numpy", "batch_size": 32, "classes": ["plain", "stripes"], "data": 0, "epochs": 2,
-        "image_size": 16, "learning_rate": 0.001, "no_augment": False, "out": str(finished), "quiet": False, "seed": 0,
-        "snapshots": True, "strict": False, "tf32": False, "tinycnn": 0, "validation_split": 0.2,
+        "image_size": 16, "learning_rate": 0.001, "max_pixels": 64_000_000, "no_augment": False, "out": str(finished),
+        "quiet": False, "seed": 0, "snapshots": True, "strict": False, "tf32": False, "tinycnn": 0,
+        "validation_split": 0.2,
     }  # fmt: skip
     assert config["tinycnn"] == __version__
     assert Path(config["data"]).is_dir()
@@ -430,7 +432,7 @@ def test_odd_class_names(tmp_path, capsys):
     assert load_model(out / "model.safetensors").class_names == sorted(ODD_NAMES)
     assert settings(out)["classes"] == sorted(ODD_NAMES)
     page = Text((out / "report.html").read_text(encoding="utf-8"))
-    assert set(ODD_NAMES) <= set(page.words)
+    assert set(map(show, ODD_NAMES)) <= set(page.words)
     assert "b" not in page.tags
 
 
@@ -543,6 +545,16 @@ def test_many_unreadable_images_are_all_listed(tmp_path, capsys):
     assert run(data, *SMALL, "--out", tmp_path / "run") == 0
     told = capsys.readouterr().err + "".join(file.read_text(errors="ignore") for file in (tmp_path / "run").glob("*.*"))
     assert all(f"bad{i}.png" in told for i in range(6))
+
+
+def test_max_pixels(tmp_path, capsys):
+    data = photos(tmp_path / "data", a=4, b=4)
+    Image.new("RGB", (60, 50)).save(data / "b" / "large.png")
+    assert run(data, *SMALL, "--max-pixels", 20 * 24, "--out", tmp_path / "run") == 0
+    assert "b/large.png: 60x50 pixels are more than max_pixels=480 allows" in capsys.readouterr().err
+    assert settings(tmp_path / "run")["max_pixels"] == 480
+    assert run(data, *SMALL, "--out", tmp_path / "other") == 0
+    assert settings(tmp_path / "other")["max_pixels"] == 64_000_000
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

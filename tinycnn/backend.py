@@ -17,6 +17,7 @@ import numpy as np
 from .errors import BackendError, UsageError
 
 NAMES = ("numpy", "numba", "cupy")
+MOST_THREADS = 4096  # a sane limit, below that of the libraries
 GPU_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
@@ -211,8 +212,8 @@ def current() -> Backend:
 def set_threads(number: int) -> None:
     """Use at most `number` threads; results do not depend on it. Only the numba backend uses more than one."""
     global _threads
-    if number < 1:
-        raise UsageError(f"threads: {number} is not at least 1")
+    if not 1 <= number <= MOST_THREADS:
+        raise UsageError(f"threads: {number} is not from 1 to {MOST_THREADS}")
     _threads = number
     if _current is not None and _current.name == "numba":
         _current.set_threads(number)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from . import backend
-from .errors import DataError, ShapeError, TinycnnError, UsageError
+from .errors import DataError, ModelFileError, ShapeError, TinycnnError, UsageError
+from .files import show
 from .models import Sequential, load_model
-from .preprocessing.image import Preprocessing
-from .preprocessing.load import show
+from .preprocessing.image import MAX_PIXELS, Preprocessing
 
 EXIT_CODES = """\
 exit codes:
@@ -57,9 +59,13 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
         self.add_argument("--threads", type=whole_number(1), help="how many threads to use (default: every core)")
 
-    def add_strict_option(self) -> None:
-        """--strict"""
+    def add_reading_options(self) -> None:
+        """--strict and --max-pixels"""
         self.add_argument("--strict", action="store_true", help="an image that cannot be read is an error, not skipped")
+        self.add_argument(
+            "--max-pixels", type=whole_number(1), default=MAX_PIXELS, metavar="N",
+            help=f"an image that claims more is refused before it is decoded (default: {MAX_PIXELS})",
+        )  # fmt: skip
 
 
 def use_machine(arguments: argparse.Namespace) -> None:
@@ -86,7 +92,8 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     arguments = parser.parse_args(argv)
     try:
-        command(arguments)
+        with np.errstate(all="ignore"):  # a model's numbers may overflow: the results say so
+            command(arguments)
         if sys.stdout:  # None where it was closed
             sys.stdout.flush()
         return 0
@@ -151,11 +158,22 @@ class ImageModel(NamedTuple):
 
 
 def image_model(path: Path) -> ImageModel:
-    """The model of a run folder or a model file. Raises DataError if it does not know how to prepare images."""
+    """The model of a run folder or a model file.
+
+    Raises DataError if it does not know how to prepare images, ModelFileError if it cannot take or name them so.
+    """
     file = path / MODEL_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise DataError(f"{path}: no {MODEL_FILE} in this folder; name a run folder or a model file")
     model = load_model(file)
-    if model.preprocessing is None or model.class_names is None:
+    names, preparation = model.class_names, model.preprocessing
+    if preparation is None or names is None:
         raise DataError(f"{file}: the model does not say how to prepare images; train it on an image folder")
-    return ImageModel(model, model.class_names, model.preprocessing)
+    outputs, shape = model.output_shape, preparation.image_shape
+    wanted = 2 if outputs == (1,) else outputs[0]  # classes
+    if model.input_shape != shape or len(outputs) != 1 or len(names) != wanted:
+        raise ModelFileError(
+            f"{file}: its images of shape {shape} and {len(names)} classes do not fit its model, "
+            f"which takes {model.input_shape} and gives {outputs}"
+        )
+    return ImageModel(model, names, preparation)

@@ -12,12 +12,12 @@ import numpy as np
 
 from .cli import ImageModel, Parser, finite_or_none, image_model, run, some_names, use_machine, whole_number
 from .errors import DataError
+from .files import show
 from .folders import test_folder
 from .losses import BinaryCrossentropy, SparseCategoricalCrossentropy
 from .metrics import confusion_matrix, precision_and_recall, predicted_classes
 from .models import Sequential
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
-from .preprocessing.load import show
 from .preprocessing.scan import class_folders
 
 DESCRIPTION = """\
@@ -35,7 +35,7 @@ def parser() -> Parser:
     p.add_argument("data", metavar="DATA", type=Path, help="a folder of images, one folder per class")
     p.add_argument("--format", choices=("text", "json"), default="text", help="of the output (default: text)")
     p.add_argument("--batch-size", type=whole_number(1), default=256, help="images at a time (default: 256)")
-    p.add_strict_option()
+    p.add_reading_options()
     p.add_machine_options()
     return p
 
@@ -50,12 +50,15 @@ def evaluate(options: argparse.Namespace) -> None:
     use_machine(options)
     photos = image_model(options.model)
     with contextlib.redirect_stdout(sys.stderr):  # "Found ... images" is no part of the result
-        data = labelled_images(photos, test_folder(options.data), options.batch_size, options.strict)
+        folder = test_folder(options.data)
+        data = labelled_images(photos, folder, options.batch_size, options.strict, options.max_pixels)
     result = measure(photos.model, data)
     print(json.dumps(result, indent=2) if options.format == "json" else _table(result))
 
 
-def labelled_images(photos: ImageModel, folder: Path, batch_size: int, strict: bool) -> DirectoryIterator:
+def labelled_images(
+    photos: ImageModel, folder: Path, batch_size: int, strict: bool, max_pixels: int
+) -> DirectoryIterator:
     """The images of a folder, prepared as in training. Raises DataError where its classes are not the model's."""
     _, names, settings = photos
     found = set(class_folders(str(folder), None))
@@ -73,6 +76,7 @@ def labelled_images(photos: ImageModel, folder: Path, batch_size: int, strict: b
         interpolation=settings.interpolation,
         keep_aspect_ratio=settings.keep_aspect_ratio,
         apply_exif=settings.apply_exif,
+        max_pixels=max_pixels,
         strict=strict,
     )
 

@@ -17,13 +17,13 @@ from . import backend
 from .cli import MODEL_FILE, ImageModel, Parser, image_model, run
 from .errors import DataError, TinycnnError, UsageError
 from .explanation import Subject, explain_photo
+from .files import show
 from .folders import train_and_test_folders
 from .losses import BinaryCrossentropy, SparseCategoricalCrossentropy
 from .models import Sequential, load_checkpoint
 from .optimizers import Adam
 from .preprocessing.decode import decode_files
 from .preprocessing.image import MAX_PIXELS, list_images
-from .preprocessing.load import show
 from .preprocessing.settings import to_float
 from .snapshots import Snapshot, read_snapshot, snapshot_files
 from .storage import write_atomically

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .errors import DataError
-from .preprocessing.load import show
+from .files import show
 from .preprocessing.scan import class_folders
 
 TRAIN_NAMES = ("train", "training", "entrenamiento")

@@ -29,6 +29,7 @@ from .tensor import Tensor, no_grad, watcher
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
+MAX_LAYERS = 1000  # in a file, which so cannot keep its reader busy for long
 OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
 
@@ -67,7 +68,7 @@ class Sequential:
                 raise UsageError("add: Input must be the first layer")
             self.input_shape = input_shape
             return
-        alike = sum(type(other) is type(layer) for other in self.layers)
+        alike = 0 if layer.name else sum(type(other) is type(layer) for other in self.layers)
         name = layer.name or f"{layer.base_name}{f'_{alike}' if alike else ''}"
         if any(other.name == name for other in self.layers):
             raise UsageError(f"add: two layers are called {name!r}; give one another name")
@@ -442,6 +443,8 @@ class Sequential:
     def _unbuilt(cls, config: dict[str, Any]) -> tuple["Sequential", Shape]:
         """The model without weights, and its input shape."""
         model = cls(name=str(config["name"]))
+        if len(config["layers"]) > MAX_LAYERS:
+            raise DataError(f"{len(config['layers'])} layers; at most {MAX_LAYERS} are read")
         for entry in config["layers"]:
             if entry["class"] not in Layer.registry:
                 raise DataError(f"layer {entry['class']!r} is unknown")
@@ -481,6 +484,8 @@ class Sequential:
     def _description(self) -> dict[str, Any]:
         if not self.built:
             raise UsageError("save: the model has no weights yet; give its first layer an input_shape, or fit it")
+        if len(self.layers) > MAX_LAYERS:
+            raise UsageError(f"save: {len(self.layers)} layers; a file holds at most {MAX_LAYERS}")
         return {
             "architecture": self.get_config(),
             "class_names": self.class_names,
@@ -542,8 +547,10 @@ def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequent
     if wanted != found or len(found) != len(tensors):
         wrong = sorted(name for name in wanted | tensors if wanted.get(name) != found.get(name))
         raise DataError(f"weights do not fit the architecture: {', '.join(wrong)}")
-    model.build(input_shape)
-    model.set_weights([tensors[name] for name in wanted])
+    for layer, shape in zip(model.layers, model._shapes(input_shape), strict=False):
+        names = {name: f"{layer.name}.{name}" for name in layer.weight_shapes(shape)}
+        layer.weights = {name: Tensor(tensors[full], requires_grad=True, name=full) for name, full in names.items()}
+    model.input_shape, model.backend = input_shape, current()
     return model
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,10 @@ from typing import NamedTuple
 
 from .cli import ImageModel, Parser, finite_or_none, image_model, run, use_machine, whole_number
 from .errors import DataError
+from .files import csv_name, csv_path, show
 from .metrics import predicted_classes
 from .preprocessing.decode import decode_files
 from .preprocessing.image import MAX_PIXELS, list_images
-from .preprocessing.load import show
 from .preprocessing.settings import to_float
 
 DESCRIPTION = """\
@@ -21,6 +22,10 @@ Say which class each image shows, and how probable the model finds it.
 
 MODEL is a run folder of `tinycnn train`, or a model file. PATH is an image, or a folder whose images are
 all taken, those of its folders too. Images that cannot be read are skipped and listed on standard error.
+
+No name can pass for anything else: in text, and in csv on a terminal, what does not print is escaped. In csv
+a path that a spreadsheet would take for a formula has ./ before it, a class name an apostrophe (also one that
+begins with an apostrophe: taking one away always gives the name).
 """
 
 FEW = 64  # images; while Numba is loaded, NumPy is done with 260 of 64x64 pixels, or with 70 of 128x128
@@ -41,7 +46,7 @@ def parser() -> Parser:
     p.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="images, or folders of images")
     p.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the output (default: text)")
     p.add_argument("--batch-size", type=whole_number(1), default=256, help="images at a time (default: 256)")
-    p.add_strict_option()
+    p.add_reading_options()
     p.add_machine_options(auto=f"takes numpy for up to {FEW} images, and the best there is for more")
     return p
 
@@ -61,17 +66,17 @@ def predict(options: argparse.Namespace) -> None:
     use_machine(options)
     model = image_model(options.model)
     write = {"text": _write_text, "csv": _write_csv, "json": _write_json}[options.format]
-    write(list(predictions(model, files, options.batch_size, options.strict)))
+    write(list(predictions(model, files, options.batch_size, options.strict, options.max_pixels)))
 
 
 def predictions(
-    photos: ImageModel, files: list[str], batch_size: int = 256, strict: bool = False
+    photos: ImageModel, files: list[str], batch_size: int = 256, strict: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Prediction]:
     """What each readable file shows. Raises DataError if none is, or with `strict` if one is not."""
     (model, names, preprocessing), skipped = photos, 0
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        images, failed = decode_files(batch, preprocessing, MAX_PIXELS, progress=False)
+        images, failed = decode_files(batch, preprocessing, max_pixels, progress=False)
         for i, reason in failed.items():
             skipped += 1
             if strict:
@@ -95,9 +100,12 @@ def _write_text(rows: list[Prediction]) -> None:
 
 
 def _write_csv(rows: list[Prediction]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    clean = show if sys.stdout and sys.stdout.isatty() else str
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "class", "probability"])
-    writer.writerows((row.path, row.class_name, f"{row.probability:.6f}") for row in rows)
+    writer.writerows((clean(csv_path(r.path)), clean(csv_name(r.class_name)), f"{r.probability:.6f}") for r in rows)
+    print(text.getvalue(), end="")
 
 
 def _write_json(rows: list[Prediction]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import show
 from .storage import write_atomically
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 440, 240, 52, 28  # of a chart, and of the margins for its numbers
@@ -81,15 +82,16 @@ def _chart(training: Sequence[float], test: Sequence[float], low: float, high: f
 
 
 def _matrix_table(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in class_names)
+    names = [escape(show(name)) for name in class_names]
+    head = "".join(f"<th>{name}</th>" for name in names)
     rows = []
-    for name, counts in zip(class_names, matrix, strict=True):
+    for name, counts in zip(names, matrix, strict=True):
         shares = counts / max(counts.sum(), 1)
         cells = "".join(
             f'<td style="background: rgb(31 119 180 / {share * 0.6:.2f})">{count}</td>'
             for count, share in zip(counts, shares, strict=True)
         )
-        rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{name}</th>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
 

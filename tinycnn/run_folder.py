@@ -14,9 +14,9 @@ from . import storage
 from .callbacks import Callback, Logs, ModelCheckpoint
 from .divergence import not_finite
 from .errors import DataError, DivergenceError, UsageError
+from .files import show
 from .models import Sequential, load_checkpoint
 from .position import Position
-from .preprocessing.load import show
 
 SETTINGS, CHECKPOINT, HISTORY, IMAGES = "config.toml", "checkpoint.safetensors", "history.csv", "images.txt"
 BEST = "best.safetensors"

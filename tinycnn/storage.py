@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, ModelFileError, TinycnnError, UsageError
+from . import tensorfile
+from .errors import DataError, DivergenceError, ModelFileError, TinycnnError, UsageError
+from .files import show
 
 FilePath = str | os.PathLike[str]
 
@@ -22,14 +24,24 @@ VERSION = "1"
 
 
 def write(path: FilePath, kind: str, tensors: dict[str, np.ndarray], meaning: dict[str, Any]) -> None:
-    """Write tensors, and what they mean as values that JSON can hold. Raises UsageError, DataError."""
+    """Write tensors, and what they mean as values that JSON can hold.
+
+    Raises UsageError, DataError; DivergenceError for numbers that are none, since `read` would refuse them.
+    """
     from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".keras", ".pkl", ".pickle"):
         raise UsageError(f"{path}: tinycnn writes safetensors; call it {path.with_suffix('.safetensors').name}")
+    for name, array in tensors.items():
+        if not tensorfile.is_finite(array):
+            raise DivergenceError(
+                f"{path}: not written: {name} holds NaN or infinity; train with a smaller learning rate"
+            )
     metadata = {name: json.dumps(value) for name, value in meaning.items()} | {"format": kind, "version": VERSION}
-    write_atomically(path, _in_order(save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata)))
+    metadata[tensorfile.HASH_FIELD] = tensorfile.NO_HASH
+    content = _in_order(save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, metadata))
+    write_atomically(path, tensorfile.seal(content))
 
 
 def _in_order(data: bytes) -> bytes:
@@ -42,24 +54,21 @@ def _in_order(data: bytes) -> bytes:
 
 def read(path: FilePath, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors and their meaning. Raises ModelFileError if the file is not of this kind, or damaged."""
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: not a {kind} file ({error})") from None
+        tensors, metadata = tensorfile.read(path)
+    except (DataError, OSError) as error:
+        raise ModelFileError(f"{path}: not a {kind} file, or damaged: {one_line(error)}") from None
     if metadata.get("format") != kind:
         raise ModelFileError(f"{path}: not a {kind} file (its metadata does not say so)")
     if metadata.get("version") != VERSION:
-        version = metadata.get("version")
-        raise ModelFileError(f"{path}: a {kind} file of version {version!r}; this tinycnn reads version {VERSION}")
+        version = show(metadata.get("version", "none")[:20])
+        raise ModelFileError(f"{path}: a {kind} file of version {version}; this tinycnn reads version {VERSION}")
     with damage_named(path):
-        return tensors, {name: json.loads(metadata[name]) for name in metadata if name not in ("format", "version")}
+        rest = (name for name in metadata if name not in ("format", "version"))
+        return tensors, {name: tensorfile.parse_json(metadata[name]) for name in rest}
 
 
 @contextmanager
@@ -68,7 +77,13 @@ def damage_named(path: FilePath) -> Iterator[None]:
     try:
         yield
     except (TinycnnError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: damaged: {error or type(error).__name__}") from None
+        raise ModelFileError(f"{path}: damaged: {one_line(error)}") from None
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong as one short line, whatever names from a file it repeats."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return show(text[:200]) or type(error).__name__
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:

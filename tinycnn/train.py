@@ -28,6 +28,7 @@ from .cli import (
 )
 from .divergence import where_it_began
 from .errors import DataError, DivergenceError, StoppedError, UsageError
+from .files import show
 from .folders import train_and_test_folders
 from .interrupts import Interrupts
 from .metrics import confusion_matrix, predicted_classes
@@ -36,7 +37,6 @@ from .optimizers import Adam
 from .paper import AUGMENTATION, fish_network
 from .position import Position
 from .preprocessing.image import DirectoryIterator, ImageDataGenerator
-from .preprocessing.load import show
 from .preprocessing.scan import class_folders
 from .preprocessing.settings import LARGEST_SIZE
 from .report import write_report
@@ -109,7 +109,7 @@ def parser() -> Parser:
         help="30s, 5steps, 1epoch, or several with commas between (default: 1epoch,30s, in less than 1%% of the time)",
     )  # fmt: skip
     p.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    p.add_strict_option()
+    p.add_reading_options()
     p.add_machine_options()
     p.add_argument("--tf32", action="store_true", help="on a GPU: TF32 products for batches from 256 on, less exact")
     return p
@@ -262,6 +262,7 @@ def _load(options: argparse.Namespace) -> tuple[DirectoryIterator, DirectoryIter
         "batch_size": options.batch_size,
         "seed": options.seed,
         "strict": options.strict,
+        "max_pixels": options.max_pixels,
         "interpolation": "lanczos",  # photos are mostly larger: every pixel of them counts
     }
     class_mode = _class_mode(train_folder, test_folder)

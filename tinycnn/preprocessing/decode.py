@@ -10,7 +10,8 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 
 from ..errors import DataError
-from .load import pillow_warnings_hidden, reason, show
+from ..files import show
+from .load import pillow_warnings_hidden, reason
 from .settings import Preprocessing
 
 MEMORY_LIMIT = 2 * 2**30  # bytes; a larger array lives in a temporary file

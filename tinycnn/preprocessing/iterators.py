@@ -11,10 +11,11 @@ import numpy as np
 
 from ..backend import Backend, current
 from ..errors import DataError, UsageError
+from ..files import show
 from ..random import generator as random_generator
 from .augment import DRAWS, Changes
 from .decode import decode_files
-from .load import MAX_PIXELS, check_choice, check_whole, show
+from .load import MAX_PIXELS, check_choice, check_whole
 from .scan import IMAGE_SUFFIXES, class_folders, image_files
 from .settings import Preprocessing
 

@@ -1,9 +1,10 @@
 """Reads one image file and nothing else: what is no image, is too large or would hang is refused with its reason."""
 
 import contextlib
+import functools
 import io
+import logging
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,10 +13,15 @@ from typing import Any, BinaryIO, Union
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ..errors import DataError, UsageError
+from ..files import open_regular, show
 
 MAX_PIXELS = 64_000_000
+BYTES_PER_PIXEL, SMALL_FILE = 8, 2**26  # a file may hold so many for each allowed pixel, or so many in all
+MAX_SCANS = 32  # over as many pixels as are allowed; a progressive JPEG has about ten
+BLOCK = 2**20  # pixels
 COLOR_MODES = {"rgb": ("RGB", 3), "rgba": ("RGBA", 4), "grayscale": ("L", 1)}  # Pillow's mode, channels
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,6 +33,8 @@ INTERPOLATIONS = {
 }
 # Pillow knows more, among them formats that start other programs or whose decoders see little use.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")  # AVIF last: looking for it loads every plugin
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints go to stderr where nobody logs
 
 ImagePath = Union[str, bytes, "os.PathLike[str]", io.BytesIO]
 
@@ -43,17 +51,31 @@ def load_img(
 ) -> Image.Image:
     """Read an image file (AVIF, BMP, GIF, JPEG, PNG, PPM, TIFF or WebP) as an 8-bit Pillow image.
 
-    color_mode: "rgb", "rgba" or "grayscale". "rgb" and "grayscale" drop transparency, as in Keras: a transparent
-        pixel shows the colour that the file stores for it, often black. 16-bit greyscale is scaled to 8 bits.
+    color_mode: "rgb", "rgba" or "grayscale"; the table below says how an image becomes one of them.
     target_size: (height, width) to resize to, None for the file's own size.
     interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     keep_aspect_ratio: cut the middle out in the shape of target_size before resizing, instead of distorting.
     apply_exif: turn the picture upright as its EXIF orientation says; False leaves it as stored, as Keras does.
         (TIFF and AVIF files always come upright: Pillow turns them itself.)
-    max_pixels: a picture that claims more is refused before it is decoded.
+    max_pixels: a picture that claims more is refused before it is decoded (Pillow refuses 178,956,970 at any rate).
 
-    Of an animation the first frame is read. Raises DataError, naming the file and the reason in one line, for
-    whatever cannot be read: missing, a folder or device, empty, truncated, damaged, too large, no image at all.
+    What is in a file           what is made of it
+    alpha, transparent palette  dropped for "rgb" and "grayscale", as in Keras: a transparent pixel shows the colour
+                                that the file stores for it, often black
+    palette, CMYK, YCbCr, Lab   converted as Pillow does, colour profiles aside
+    greyscale                   the same value in red, green and blue
+    16-bit greyscale            scaled, 65535 to 255; negative or larger values stretched to fill 0 to 255
+    16-bit colour               its upper 8 bits
+    floats                      0 to 1 as 0 to 255, else 0 to 255 as they are, else stretched; NaN is 0
+    several frames or pages     the first
+    damaged metadata            left aside: it does not cost the picture
+    damage in the picture       refused where the decoder notices; JPEG and BMP have no checksum, so it may not
+    another suffix              the content decides, not the name
+
+    Raises DataError, naming the file and the reason in one line, for whatever cannot be read: missing, a folder or
+    device, empty, truncated, damaged, no image, an image of another format, of too many pixels, a file of more than
+    8 bytes for each of max_pixels (64 MiB pass), a JPEG made of so many layers that decoding it would take minutes.
+    Threads share the memory: images are decoded at once only while together they have no more than max_pixels.
     """
     check_choice("color_mode", color_mode, COLOR_MODES)
     check_choice("interpolation", interpolation, INTERPOLATIONS)
@@ -108,16 +130,23 @@ def read(
     max_pixels: int,
 ) -> Image.Image:
     """What load_img does once its arguments are checked; raises whatever happens (see `reason`)."""
-    with _open_file(path) as file, Image.open(file, formats=FORMATS) as img:
-        if img.width * img.height > max_pixels:
+    with (
+        _open_file(path, max(BYTES_PER_PIXEL * max_pixels, SMALL_FILE)) as file,
+        Image.open(file, formats=FORMATS) as img,
+    ):
+        pixels = img.width * img.height
+        if pixels > max_pixels:
             raise DataError(f"{img.width}x{img.height} pixels are more than max_pixels={max_pixels} allows")
-        if not img.width * img.height:
+        if not pixels:
             raise DataError(f"has no pixels ({img.width}x{img.height})")
-        img.load()  # before turning, which must hide no other error than damaged metadata
-        if apply_exif:
-            _turn_upright(img)
-        result = _resize(_convert(img, COLOR_MODES[color_mode][0]), size, interpolation, keep_aspect_ratio)
-        return img.copy() if result is img else result  # nothing returned may depend on the closed file
+        if isinstance(img, JpegImageFile) and pixels * (scans := _scans(file)) > MAX_SCANS * max_pixels:
+            raise DataError(f"a JPEG of {scans} layers of {img.width}x{img.height} pixels would take too long")
+        with _decoding.room(pixels, max_pixels):
+            img.load()  # before turning, which must hide no other error than damaged metadata
+            if apply_exif:
+                _turn_upright(img)
+            result = _resize(_convert(img, COLOR_MODES[color_mode][0]), size, interpolation, keep_aspect_ratio)
+            return img.copy() if result is img else result  # nothing returned may depend on the closed file
 
 
 def reason(error: Exception) -> str:
@@ -130,11 +159,6 @@ def reason(error: Exception) -> str:
         return "not enough memory to decode it"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return show(" ".join(text.split())[:200]) or type(error).__name__
-
-
-def show(text: Union[str, bytes, "os.PathLike[str]"]) -> str:
-    """A name for a message: whatever would not print as one clean line is escaped (\\n, \\x1b, undecodable bytes)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fsdecode(text))
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -189,21 +213,46 @@ def pillow_warnings_hidden() -> Iterator[None]:
                 _warnings_state.close()
 
 
-def _open_file(path: ImagePath) -> BinaryIO:
+class _Gate:
+    """Lets threads decode at once what together fits a number of pixels, and what is larger by itself."""
+
+    def __init__(self) -> None:
+        self._changed, self._pixels = threading.Condition(), 0
+
+    @contextlib.contextmanager
+    def room(self, pixels: int, most: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= most)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_decoding = _Gate()
+
+
+def _open_file(path: ImagePath, most: int) -> BinaryIO:
     if isinstance(path, io.BytesIO):
         return io.BytesIO(path.getvalue())  # the caller's position stays
     if Path(os.fsdecode(path)).is_dir():
         raise DataError("is a folder, not an image file")
-    return open(path, "rb", opener=_open_regular_file)
+    return open(path, "rb", opener=functools.partial(open_regular, most=most))
 
 
-def _open_regular_file(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a FIFO without a writer would block for ever
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size:
-        return descriptor
-    os.close(descriptor)
-    raise DataError("the file is empty" if stat.S_ISREG(status.st_mode) else "not a regular file")
+def _scans(file: BinaryIO) -> int:
+    """How many times a JPEG goes over its picture: each layer begins with a mark that image data cannot hold."""
+    position = file.tell()
+    file.seek(0)
+    count, before = 0, b""
+    while chunk := file.read(2**20):
+        count += (before + chunk).count(b"\xff\xda")
+        before = chunk[-1:]
+    file.seek(position)
+    return count
 
 
 def _turn_upright(img: Image.Image) -> None:
@@ -224,13 +273,22 @@ def _to_8_bits(img: Image.Image) -> Image.Image:
 
     Values outside such a range are stretched to fill 0 to 255.
     """
-    x = np.nan_to_num(np.asarray(img).astype(np.float64))
-    low, high = x.min(), x.max()
-    whole = img.mode != "F"
-    top = 65535.0 if whole else 1.0 if high <= 1 else 255.0
-    if low < 0 or high > top:
-        x, top = x - low, high - low
-    return Image.fromarray((x / top * 255 + 0.5).astype(np.uint8))
+    ends = [(x.min(), x.max()) for _, x in _blocks(img)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    top = 65535.0 if img.mode != "F" else 1.0 if high <= 1 else 255.0
+    low, top = (low, high - low) if low < 0 or high > top else (0.0, top)
+    result = Image.new("L", img.size)
+    for start, x in _blocks(img):
+        result.paste(Image.fromarray(((x - low) / top * 255 + 0.5).astype(np.uint8)), (0, start))
+    return result
+
+
+def _blocks(img: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows at a time, which take less memory: the number of the first, and their values as float64."""
+    rows = max(1, BLOCK // img.width)
+    for start in range(0, img.height, rows):
+        x = np.asarray(img.crop((0, start, img.width, min(start + rows, img.height))))
+        yield start, np.nan_to_num(x).astype(np.float64)  # infinity becomes the largest float32
 
 
 def _resize(img: Image.Image, size: tuple[int, int] | None, interpolation: str, keep_aspect_ratio: bool) -> Image.Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Union
 
 from ..errors import DataError, UsageError
-from .load import show
+from ..files import show
 
 # What Keras's two generations of loaders accept, and the other formats in common use.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -53,7 +53,8 @@ def class_folders(directory: str, classes: list[str] | None) -> list[str]:
     if classes:
         return _named_classes(directory, classes)
     try:
-        names = sorted(e.name for e in os.scandir(directory) if e.is_dir() and not e.name.startswith("."))
+        inside = (name for name in os.listdir(directory) if not name.startswith("."))
+        names = sorted(name for name in inside if os.path.isdir(os.path.join(directory, name)))  # a circle of links: no
     except OSError as error:
         _raise(error)
     if not names:
