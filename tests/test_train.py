@@ -208,11 +208,12 @@ def test_metrics(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert list(metrics) == [
         "test_loss", "test_accuracy", "epochs", "images", "test_images", "skipped_images", "seconds",
+        "checkpoint_seconds",
     ]  # fmt: skip
     last = rows(finished / "history.csv")[-1]
     assert (metrics["test_loss"], metrics["test_accuracy"]) == (float(last["val_loss"]), float(last["val_accuracy"]))
     assert [metrics[k] for k in ("epochs", "images", "test_images", "skipped_images")] == [2, 24, 12, 0]
-    assert metrics["seconds"] > 0
+    assert metrics["seconds"] > metrics["checkpoint_seconds"] > 0
 
 
 def test_model_predicts_what_the_metrics_say(finished, small_photos):

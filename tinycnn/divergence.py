@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .batches import Batches, in_turn, split_batch
 from .errors import DataError
 from .models import Sequential, load_checkpoint
+from .tensorfile import is_finite
 from .trace import Trace, trace
 
 
@@ -27,7 +27,7 @@ def where_it_began(checkpoint: Path, data: Batches, steps: int, last: tuple[int,
             x, y = split_batch(batch)
             before, state = model.get_weights(), [array.copy() for _, array in model.optimizer.named_arrays()]
             figures = model.train_on_batch(x, y)
-            if np.isfinite(figures[0]) and not not_finite(model):
+            if np.isfinite(figures[0]) and not _holds_none(model):
                 continue
             model.set_weights(before)
             model.optimizer.iterations -= 1
@@ -40,31 +40,25 @@ def where_it_began(checkpoint: Path, data: Batches, steps: int, last: tuple[int,
     return "it did not happen again from the last checkpoint"
 
 
-def not_finite(model: Sequential) -> str | None:
-    """The name of a weight, or of a part of the optimizer's state, that holds NaN or infinity."""
-    weights = ((weight.name or "a weight", weight.data) for weight in model.weights)
-    state = ((f"the optimizer's {name}", array) for name, array in model.optimizer.named_arrays())
-    return next((name for part in (weights, state) for name, array in part if not _finite(array)), None)
-
-
-def _finite(array: Any) -> bool:
-    """Whether every number is one; a sum of finite numbers that overflows is looked at again."""
-    return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+def _holds_none(model: Sequential) -> bool:
+    """Whether a weight, or a part of the optimizer's state, holds NaN or infinity."""
+    arrays = [weight.data for weight in model.weights] + [array for _, array in model.optimizer.named_arrays()]
+    return not all(map(is_finite, arrays))
 
 
 def _not_finite_in(recorded: Trace) -> Iterator[str]:
     """What is not finite, in the order in which it came to be: forward, backward, the weights' step."""
     for op in recorded.ops:
         for name, array in op.inputs.items():
-            if op.sources.get(name) is None and not _finite(array):
+            if op.sources.get(name) is None and not is_finite(array):
                 yield f"the input {name} of {op.name}"
-        if not _finite(op.output):
+        if not is_finite(op.output):
             yield f"the output of {op.name}"
     for op in reversed(recorded.ops):
         for name, array in op.gradients_out.items():
-            if not _finite(array):
+            if not is_finite(array):
                 yield f"the gradient of {op.sources.get(name) or f'{name} of {op.name}'}"
     for update in recorded.updates:
         for term, value in [*update.terms.items(), ("new value", update.after)]:
-            if isinstance(value, np.ndarray) and not _finite(value):
+            if isinstance(value, np.ndarray) and not is_finite(value):
                 yield f"{term} of {update.weight}"

@@ -12,8 +12,7 @@ import tomli_w
 
 from . import storage
 from .callbacks import Callback, Logs, ModelCheckpoint
-from .divergence import not_finite
-from .errors import DataError, DivergenceError, UsageError
+from .errors import DataError, UsageError
 from .files import show
 from .models import Sequential, load_checkpoint
 from .position import Position
@@ -54,7 +53,7 @@ class Checkpoints(Callback):
 
     def __init__(self, run: Path, every: Every, notes: dict[str, Any]) -> None:
         self.path, self.every, self.notes = run / CHECKPOINT, every, notes
-        self.cost = 0.0  # seconds of the last
+        self.cost = self.spent = 0.0  # seconds of the last, and of all
 
     def on_train_begin(self) -> None:
         self.write()
@@ -78,11 +77,10 @@ class Checkpoints(Callback):
     def write(self) -> None:
         """Write it now. Raises DivergenceError where the state could not be loaded again."""
         began = time.monotonic()
-        if broken := not_finite(self.model):
-            raise DivergenceError(f"{broken} holds NaN or infinity: try a smaller --learning-rate")
         self.model.save_checkpoint(self.path, notes=self.notes)
         self.written = time.monotonic()
         self.cost, self.steps, self.epochs = self.written - began, 0, 0
+        self.spent += self.cost
 
 
 class HistoryFile(Callback):

@@ -150,8 +150,10 @@ def train(options: argparse.Namespace) -> None:
             f"Training on {training.n} images, backend {current().name} on {current().device}; "
             f"run folder: {show(out)}{going}"
         )
-        history = _fit(model, training, test, options, Run(out, position, Checkpoints(out, every, notes)))
-        _finish(model, training, test, history, out, time.perf_counter() - began)
+        checkpoints = Checkpoints(out, every, notes)
+        history = _fit(model, training, test, options, Run(out, position, checkpoints))
+        seconds = {"seconds": time.perf_counter() - began, "checkpoint_seconds": checkpoints.spent}
+        _finish(model, training, test, history, out, seconds)
 
 
 def _settings_of(run: Path, options: argparse.Namespace) -> argparse.Namespace:
@@ -229,7 +231,7 @@ def _finish(
     test: DirectoryIterator,
     history: callbacks.History,
     out: Path,
-    seconds: float,
+    seconds: dict[str, float],
 ) -> None:
     """Save the model, its figures and its report, and say where they are."""
     model.save(out / MODEL_FILE)
@@ -241,7 +243,7 @@ def _finish(
         "images": training.n,
         "test_images": test.n,
         "skipped_images": len(training.skipped) + len(test.skipped),
-        "seconds": round(seconds, 3),
+        **{name: round(value, 3) for name, value in seconds.items()},
     }
     storage.write_atomically(out / "metrics.json", storage.to_json(figures))
     predicted = predicted_classes(model.predict(test), model.threshold)
