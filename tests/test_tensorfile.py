@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said(tmp_path, about, content, words):
 
 @pytest.mark.parametrize("data", [DATA + b"x", DATA + bytes(1000), DATA[:-1], b""])
 def test_data_that_ends_elsewhere(tmp_path, data):
-    with pytest.raises(DataError, match="do not end where the file does|cannot be"):
+    with pytest.raises(DataError, match=r"do not end where the file does|cannot be"):
         tensorfile.read(made(tmp_path / "f", data=data))
 
 
