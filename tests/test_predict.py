@@ -242,7 +242,8 @@ def test_a_model_that_does_not_fit_its_own_description(what, two_classes, album,
         model.class_names = ["a", "b", "c"] if what == "three names" else ["a"]
     elif what == "an image comes out":
         model = Sequential([Conv2D(2, 1, input_shape=settings.image_shape)])
-        model.class_names, model.preprocessing = ["a", "b"], settings
+        model.class_names = [str(row) for row in range(settings.image_shape[0])]
+        model.preprocessing = settings
     else:
         change = {"target_size": (8, 8)} if what == "a smaller picture" else {"color_mode": "grayscale"}
         model.preprocessing = dataclasses.replace(settings, **change)

@@ -104,6 +104,12 @@ def test_what_is_wrong_is_said(tmp_path, about, content, words):
         tensorfile.read(made(tmp_path / "f", content))
 
 
+@pytest.mark.parametrize("data", [DATA + b"x", DATA + bytes(1000), DATA[:-1], b""])
+def test_data_that_ends_elsewhere(tmp_path, data):
+    with pytest.raises(DataError, match=r"do not end where the file does|cannot be"):
+        tensorfile.read(made(tmp_path / "f", data=data))
+
+
 @pytest.mark.parametrize("length", [0, 1, len(TEXT) + 10**4, 2**20 + 1, 2**63, 2**64 - 1])
 def test_a_header_of_another_length(tmp_path, length):
     with pytest.raises(DataError, match="header"):

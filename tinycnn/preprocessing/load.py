@@ -57,7 +57,7 @@ def load_img(
     keep_aspect_ratio: cut the middle out in the shape of target_size before resizing, instead of distorting.
     apply_exif: turn the picture upright as its EXIF orientation says; False leaves it as stored, as Keras does.
         (TIFF and AVIF files always come upright: Pillow turns them itself.)
-    max_pixels: a picture that claims more is refused before it is decoded (Pillow refuses 178,956,970 at any rate).
+    max_pixels: a picture that claims more is refused before it is decoded (Pillow itself: 178,956,970).
 
     What is in a file           what is made of it
     alpha, transparent palette  dropped for "rgb" and "grayscale", as in Keras: a transparent pixel shows the colour
