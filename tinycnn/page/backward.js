@@ -3,7 +3,7 @@
 import { meta } from "./data.js";
 import { h } from "./elements.js";
 import { unitLink, weightLink, winnerOf } from "./forward.js";
-import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unflat, unitName, weightShape, z } from "./network.js";
+import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unitName, weightShape, z } from "./network.js";
 import { num, signed } from "./numbers.js";
 import { state } from "./state.js";
 
@@ -14,7 +14,7 @@ export function backwardView(word) {
   const { s } = unit;
   const k = flat(stages[s].shape, unit.at);
   if (isWeighted(s) && !stored(s, "w")) return [h("p", { class: "say" }, "\u2026")];
-  const wanted = isWeighted(s + 1) && s < last ? stored(s + 1, "w") : true;
+  const wanted = s === last || !isWeighted(s + 1) || stored(s + 1, "w");
   if (!wanted) return [h("p", { class: "say" }, "\u2026")];
   return [
     h("div", { class: "pane" },
