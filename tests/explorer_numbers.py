@@ -29,6 +29,18 @@ def shown(text: str) -> tuple[float, float]:
     return float(text), 0.5 * 10.0**power
 
 
+class Total(float):
+    """A sum, and the size of what was added up: where terms cancel, roundings are to be seen beside these."""
+
+    size: float
+
+    def __new__(cls, terms) -> "Total":
+        terms = list(terms)
+        total = super().__new__(cls, sum(terms))
+        total.size = float(sum(map(abs, terms)))
+        return total
+
+
 class Truth:
     """The engine's numbers for a photo."""
 
@@ -132,7 +144,7 @@ class Truth:
         return found
 
     def _sum(self, s, k):
-        return sum(self._products(s, k).values())
+        return Total(self._products(s, k).values())
 
     def _product(self, s, source, weight):
         return float(self._y(s - 1, source)) * float(self._w(s, weight))
@@ -141,14 +153,14 @@ class Truth:
         return _without_largest(self._products(s, k).values(), count)
 
     def _positive(self, s, k):
-        return sum(p for p in self._products(s, k).values() if p > 0)
+        return Total(p for p in self._products(s, k).values() if p > 0)
 
     def _negative(self, s, k):
-        return sum(p for p in self._products(s, k).values() if p < 0)
+        return Total(p for p in self._products(s, k).values() if p < 0)
 
     def _channel(self, s, k, c):
         shape = self._update(s, "w").before.shape
-        return sum(p for (_, weight), p in self._products(s, k).items() if np.unravel_index(weight, shape)[2] == c)
+        return Total(p for (_, w), p in self._products(s, k).items() if np.unravel_index(w, shape)[2] == c)
 
     def _back(self, s, to, weight):
         return float(self._gz(s, to)) * float(self._w(s, weight))
@@ -364,6 +376,7 @@ class Truth:
         return self.subject.history[name][place]
 
 
-def _without_largest(terms, count: int) -> float:
-    terms = np.array(sorted(terms, key=abs, reverse=True))
-    return float(terms[count:].sum())
+def _without_largest(terms, count: int) -> Total:
+    rest = Total(sorted(terms, key=abs, reverse=True)[count:])
+    rest.size = float(sum(map(abs, terms)))
+    return rest
