@@ -23,6 +23,8 @@ MINUS = "\u2212"
 def shown(text: str) -> tuple[float, float]:
     """The number that a text shows, and half a unit of its last digit."""
     text = text.replace(MINUS, "-")
+    if text == "0":  # written for nothing but 0
+        return 0.0, 0.0
     digits = re.fullmatch(r"-?(\d+)(?:\.(\d+))?(?:e(-?\d+))?", text)
     assert digits, f"{text!r} is no number"
     power = int(digits[3] or 0) - len(digits[2] or "")

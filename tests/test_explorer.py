@@ -184,6 +184,23 @@ def check(truth: Truth, address: str, text: str, counts: Counter) -> None:
     counts[kind] += 1
 
 
+LISTED = """() => [...document.querySelectorAll('#view table.terms')]
+  .filter(table => table.querySelector('thead th')?.textContent.startsWith('largest terms'))
+  .map(table => [...table.querySelectorAll('tbody td:last-child .n')].map(number => Number(number.title)))"""
+
+
+def check_terms(truth: Truth, meta: dict, fragment: str, listed: list[list[float]]) -> None:
+    """The terms that a view names, and the rest of them, make the number that they are the terms of."""
+    unit, view = re.match(r"u=([\d.]+)&v=(\w+)", fragment).groups()
+    if view not in ("forward", "backward") or not listed:
+        return
+    s, *at = map(int, unit.split("."))
+    k = int(np.ravel_multi_index(at, meta["stages"][s]["shape"]))
+    wanted = float(truth(f"{'sum' if view == 'forward' else 'gy'} {s} {k}"))
+    for terms in listed:
+        assert abs(sum(terms) - wanted) <= 2e-6 * sum(map(abs, terms)) + 1e-12, fragment
+
+
 def some_units(meta: dict, rng, each: int) -> list[str]:
     """Addresses of units as the page's hash has them, some of every stage."""
     return [
@@ -221,6 +238,7 @@ def test_every_number_is_the_engine_s(which, browser, request):
             found = tab.numbers()
             assert len(found) >= 5, fragment
             seen.update(dict(found))
+            check_terms(truth, meta, fragment, tab.page.evaluate(LISTED))
         assert tab.said == []
     for address, text in seen.items():
         check(truth, address, text, counts)
