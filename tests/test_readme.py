@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinycnn import __main__ as every_command
-from tinycnn import backend, predict, train, use_backend
+from tinycnn import backend, explain, predict, train, use_backend
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -101,7 +101,10 @@ def test_commands_and_their_options_exist():
     for command in re.findall(r"-m tinycnn\.(\w+)", README):
         assert command in every_command.COMMANDS
     known = {
-        option for module in (train, predict) for action in module.parser()._actions for option in action.option_strings
+        option
+        for module in (train, predict, explain)
+        for action in module.parser()._actions
+        for option in action.option_strings
     }
     for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README):
         assert option in known, option

@@ -5,6 +5,7 @@ weights of past epochs. The page draws and adds up; it computes no pass of its o
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Explanation:
 
 
 def explain_photo(subject: Subject) -> Explanation:
-    """Everything the page shows; the model's weights are in the end as they were.
+    """Everything the page shows; the model and the optimizer are in the end as they were.
 
     Raises DataError for a photo that cannot be read, UsageError for a model that the page cannot show.
     """
@@ -75,7 +76,7 @@ def explain_photo(subject: Subject) -> Explanation:
     with no_grad():
         true = _true_class(subject, model.predict_on_batch(x))
     labels = label_row(model, true)
-    optimizer = subject.optimizer or Adam()
+    optimizer = deepcopy(subject.optimizer) or Adam()
     state = {slot: [array.copy() for array in arrays] for slot, arrays in optimizer.state.items()}
     found = differences(steps, x, labels)
     weights = model.get_weights()

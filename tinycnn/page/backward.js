@@ -3,7 +3,7 @@
 import { meta } from "./data.js";
 import { h } from "./elements.js";
 import { unitLink, weightLink, winnerOf } from "./forward.js";
-import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unflat, unitName, weightShape, z } from "./network.js";
+import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unitName, weightShape, z } from "./network.js";
 import { num, signed } from "./numbers.js";
 import { state } from "./state.js";
 
@@ -14,8 +14,8 @@ export function backwardView(word) {
   const { s } = unit;
   const k = flat(stages[s].shape, unit.at);
   if (isWeighted(s) && !stored(s, "w")) return [h("p", { class: "say" }, "\u2026")];
-  const wanted = isWeighted(s + 1) && s < last ? stored(s + 1, "w") : true;
-  if (!wanted) return [h("p", { class: "say" }, "\u2026")];
+  const next = stages[s + 1]?.kind === "flatten" ? s + 2 : s + 1;
+  if (next <= last && isWeighted(next) && !stored(next, "w")) return [h("p", { class: "say" }, "\u2026")];
   return [
     h("div", { class: "pane" },
       h("h2", {}, unitName(unit), " backwards"),
@@ -39,6 +39,10 @@ function comesFrom(unit, k) {
   const terms = gradientTerms(unit).map((term) => ({ ...term, product: term.g * term.w }));
   const total = gy(s, k);
   if (!terms.length) return h("p", { class: "zero" }, "The gradient is ", num(total, `gy ${s} ${k}`), ": no window of the next stage reads this place.");
+  const behind = s + 2;
+  if (terms[0].kind === "same" && stages[s + 1].kind === "flatten" && behind <= last && stages[behind].kind === "dense") {
+    return [h("p", { class: "say" }, "Flattening changes nothing: as ", unitLink(s + 1, k), " it is read by every unit of ", h("b", {}, stages[behind].name), "."), ...comesFrom({ s: s + 1, at: [k] }, k)];
+  }
   if (terms[0].kind === "same") return h("p", {}, "From ", unitLink(s + 1, terms[0].to), ", unchanged: ", num(total, `gy ${s} ${k}`), ".");
   if (terms[0].kind === "pool") return fromPool(s, k, terms, total);
   const named = largest(terms, (term) => term.product, TERMS);

@@ -2,9 +2,9 @@
 
 import { css, sign, table } from "./colours.js";
 import { meta, array } from "./data.js";
-import { canvas, h, keep, replace, svg } from "./elements.js";
+import { canvas, h, keep, svg } from "./elements.js";
 import { colourCell, ends } from "./landscape.js";
-import { flat, isMap, largest, last, receptive, sizeOf, stages, stored, sum, taps, termsOf, unflat, unitName, weightName, weightShape, y, z } from "./network.js";
+import { flat, isMap, largest, last, receptive, stages, stored, sum, taps, termsOf, unflat, unitName, weightName, weightShape, y, z } from "./network.js";
 import { num, signed, written } from "./numbers.js";
 import { pastEpoch, set, state } from "./state.js";
 

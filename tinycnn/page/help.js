@@ -21,7 +21,7 @@ export function showHelp(term = null) {
   const close = h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close");
   replace(dialog,
     h("div", { class: "help-top" }, h("h2", { id: "help-title" }, "Keys and words"), close),
-    h("p", { class: "say" }, "One photo on its way through a network, left to right. Point at anything to see what it can see; click to look closer. Every number is the engine's own."),
+    h("p", { class: "say" }, "One photo on its way through a network, left to right. Point at anything to see what it can see; click to look closer. Every number is the engine's own; colours grow with a root of it, so that small ones are seen."),
     h("dl", { class: "key-list" }, KEYS.map(([keys, what]) => [h("dt", {}, keys), h("dd", {}, what)])),
     h("h3", {}, "Words"),
     h("dl", {}, Object.entries(GLOSSARY).map(([word, meaning]) => [h("dt", { id: `word-${word}`, class: word === term ? "current" : "" }, word), h("dd", {}, meaning)])));

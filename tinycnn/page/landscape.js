@@ -236,7 +236,8 @@ export function drawOverlay() {
   const shown = state.hover ?? state.unit;
   const readout = document.getElementById("readout");
   const past = pastEpoch();
-  replace(readout, h("b", {}, unitName(shown)), " ", past === null ? readoutOf(shown) : `epoch ${meta.epochs.numbers[past]}: the maps as they were then`);
+  replace(readout, h("b", {}, unitName(shown)), " ", past === null ? readoutOf(shown) : `epoch ${meta.epochs.numbers[past]}: the maps as they were then`,
+    h("span", { class: "what" }, state.view === "backward" && past === null ? "Orange: the loss grows with this number; blue: it falls." : SENTENCES[shown.s === last ? "output" : stages[shown.s].kind]));
 }
 
 function readoutOf(unit) {

@@ -1,6 +1,6 @@
 // The photo itself: as it is, as the network sees it, where a class was seen in it, and changed as in training.
 
-import { strength } from "./colours.js";
+
 import { array, meta } from "./data.js";
 import { canvas, h, keep } from "./elements.js";
 import { stages } from "./network.js";

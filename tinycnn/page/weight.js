@@ -3,7 +3,7 @@
 import { meta } from "./data.js";
 import { h, keep } from "./elements.js";
 import { unitLink } from "./forward.js";
-import { adam, finiteDifference, flat, isWeighted, largest, stages, stored, sum, unflat, weightGradient, weightName, weightShape, weightTerms } from "./network.js";
+import { adam, finiteDifference, flat, isWeighted, largest, stages, stored, sum, weightGradient, weightName, weightShape, weightTerms } from "./network.js";
 import { num, signed } from "./numbers.js";
 import { currentWeight, set } from "./state.js";
 
