@@ -39,7 +39,7 @@ sum, every gradient, the step of learning that this photo would cause, and the n
 It opens from the disk, in any current browser, without a network.
 
 MODEL is a run folder of `tinycnn train`, or a model file. Without it, the newest run in runs/ is taken;
-where there is none, a small network is trained first on drawn fish (some seconds). Without IMAGE, it is
+where there is none, a small network is trained first on drawn fish (up to a minute). Without IMAGE, it is
 the test image of which that run is least certain. Only a run folder knows Adam's state and past epochs.
 """
 
