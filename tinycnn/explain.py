@@ -39,7 +39,7 @@ sum, every gradient, the step of learning that this photo would cause, and the n
 It opens from the disk, in any current browser, without a network.
 
 MODEL is a run folder of `tinycnn train`, or a model file. Without it, the newest run in runs/ is taken;
-where there is none, a small network is trained first on drawn fish (some seconds). Without IMAGE, it is
+where there is none, a small network is trained first on drawn fish (up to a minute). Without IMAGE, it is
 the test image of which that run is least certain. Only a run folder knows Adam's state and past epochs.
 """
 
@@ -111,8 +111,10 @@ def _quick_run() -> Path:
     print("no run in runs/: training a small one on drawn fish", file=sys.stderr)
     data, out = fish.make(train=QUICK_TRAIN, test=QUICK_TEST), Path("runs") / time.strftime("%Y%m%d-%H%M%S-quick")
     command = [sys.executable, "-m", "tinycnn.train", str(data), "--epochs", str(QUICK_EPOCHS), "--out", str(out)]
-    done = subprocess.run(command, stdout=sys.stderr)
-    if done.returncode:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as training:
+        for line in training.stdout or ():  # the command's own output is the page alone
+            print(line, end="", file=sys.stderr)
+    if training.returncode:
         raise TinycnnError("training ended without a model")
     return out
 
