@@ -24,7 +24,7 @@ from .findings import Finding, Part, SkippedError
 
 NAME = "kills"
 USUAL = 1000  # kills
-RESUMED = 10  # every so many-th of the killed runs is gone on with, to its end
+RESUMED = 8  # every so many-th of the killed runs is gone on with, to its end
 OPTIONS = ("--image-size", "12", "--batch-size", "4", "--epochs", "3", "--backend", "numpy", "--quiet")
 OFTEN = ("--checkpoint-every", "1step")  # so that most of them die while they save
 FILES = ("model.safetensors", "best.safetensors", "checkpoint.safetensors")

@@ -10,7 +10,7 @@ Campaigns (--only):
   headers    model files and checkpoints with made-up headers and right hashes (100,000 unless --count says)
   arguments  the commands with made-up arguments and folders (2,000 unless --count says)
   saves      saves in which one call to the system fails, or before which the process dies, call by call
-  kills      trainings killed without warning at random moments (1,000 unless --count says), a tenth of them resumed
+  kills      trainings killed without warning at random moments (1,000 unless --count says), an eighth resumed
   bits       the same epoch on 1 and 2 threads, alone and beside busy processes (20 times each unless --count says)
 
 Each case has a number and is the same in every run. A table says what must never happen, how often it could have, and

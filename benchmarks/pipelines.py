@@ -81,7 +81,7 @@ def tinycnn(folder: str, epochs: int, batch: int, threads: int) -> list[Epoch]:
     model = peer_tinycnn.build(network, weights(network))
     model.compile("adam", "binary_crossentropy", ["accuracy"])
     recorder = type("TinyCNNRecorder", (Recorder, Callback), {})()
-    model.train_on_batch = recorder.count(model.train_on_batch)
+    model._train_on_batch = recorder.count(model._train_on_batch)
     with contextlib.redirect_stdout(io.StringIO()):
         flow = ImageDataGenerator(**AUGMENTATION).flow_from_directory(
             folder, target_size=(SIDE, SIDE), batch_size=batch, class_mode="binary", seed=0, progress=False
