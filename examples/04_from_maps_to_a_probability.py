@@ -98,7 +98,8 @@ fine = np.arange(0, 30, 0.01, dtype=np.float32)
 ones = ops.sigmoid(Tensor(fine)).numpy() == 1
 first = fine[ones.argmax()]
 odds = np.exp(float(first))
-print(f"float32: as computed here, p == 1 from z = {first:.2f} on (1 + e^-z rounds to 1), where the odds are {odds / 1e6:.0f} million to one")
+print(f"float32: as computed here, p == 1 from z = {first:.2f} on (there 1 + e^-z rounds to 1);")
+print(f"the odds at this z are {odds / 1e6:.0f} million to one")
 print("a fish that is 'only' 99.9 % clownfish fails that test: it is called an angelfish (lesson 11 counts them)")
 assert 16 < first < 18
 assert np.float32(1) + np.exp(-first) == 1 < np.float32(1) + np.exp(-fine[ones.argmax() - 1])
