@@ -85,6 +85,7 @@ for record in reversed(tape.ops):
     sent = ", ".join(f"{g:g} to {letter(record.sources[name])}" for name, g in record.gradients_out.items())
     print(f"  {record.name:4} gets dL/d({letter(record.name)}) = {record.gradient_in:g}, sends {sent}")
 assert [record.name for record in tape] == ["mul", "add", "sub", "pow"]
+assert {letter(record.name): record.output for record in tape} == {"w x": 6, "p": 5, "e": 2, "L": 4}  # as by hand
 assert tape["mul"].gradients_out["a"] == 8
 assert tape["pow"].gradient_in == 1  # the loss with respect to itself: where every walk begins
 
