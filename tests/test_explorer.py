@@ -486,3 +486,30 @@ def test_touch_chooses_too(fish, browser):
         tab.settle()
         assert tab.text("#view h2").startswith("photo[")
         assert tab.overflow() <= 0
+
+
+def window_of(stage: dict, i: int, j: int) -> list[tuple[int, int]]:
+    """The places that a pool's window covers."""
+    win = stage["window"]
+    rows = range(i * win["sh"] - win["top"], i * win["sh"] - win["top"] + win["kh"])
+    columns = range(j * win["sw"] - win["left"], j * win["sw"] - win["left"] + win["kw"])
+    return [(row, column) for row in rows for column in columns if 0 <= row < win["h"] and 0 <= column < win["w"]]
+
+
+def test_of_equals_none_is_called_the_largest(fish, browser):
+    subject, meta, file = fish
+    truth = Truth(subject, meta)
+    before, after = truth.stages[1][-1].output[0], truth.stages[2][-1].output[0]
+    i, j, c = (int(n) for n in np.argwhere(after == 0)[0])
+    single = [int(n) for n in np.argwhere(after > 0)[0]]
+    places = window_of(meta["stages"][2], i, j)
+    winner = next(place for place in window_of(meta["stages"][2], *single[:2]) if before[(*place, single[2])] == after[tuple(single)])
+    with Reader(browser, file) as tab:
+        for unit in [f"2.{i}.{j}.{c}", *(f"1.{row}.{column}.{c}" for row, column in places)]:
+            for view in ("forward", "backward"):
+                tab.go(f"u={unit}&v={view}")
+                assert "All four are 0; the first of equals counts as winner." in tab.text("#view"), (unit, view)
+                assert not re.search(r"It (is|was) the largest", tab.text("#view"))
+        tab.go(f"u=1.{winner[0]}.{winner[1]}.{single[2]}&v=backward")
+        assert "It was the largest in" in tab.text("#view")
+        assert "first of equals" not in tab.text("#view")

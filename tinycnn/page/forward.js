@@ -112,7 +112,9 @@ function poolFate(s, at, k) {
   if (!windows.length) return "No window of the pool covers it: it goes no further.";
   return windows.map((to) => {
     const from = winnerOf(s + 1, to);
-    return from === k ? ["It is the largest in ", unitLink(s + 1, to), " and goes on. "] : ["In ", unitLink(s + 1, to), " it loses to ", unitLink(s, from), ". "];
+    const equal = y(s, from) === y(s, k) ? tie(s + 1, to) : null;
+    if (from === k) return equal ? ["In ", unitLink(s + 1, to), ": ", equal, " That is this one: it goes on. "] : ["It is the largest in ", unitLink(s + 1, to), " and goes on. "];
+    return ["In ", unitLink(s + 1, to), equal ? [": ", equal, " That is "] : " it loses to ", unitLink(s, from), ". "];
   });
 }
 
@@ -121,6 +123,18 @@ export function winnerOf(s, to) {
   const [i, j, c] = unflat(stages[s].shape, to);
   const tap = stored(s, "winner")[to];
   return flat(stages[s - 1].shape, [i * win.sh - win.top + Math.floor(tap / win.kw), j * win.sw - win.left + (tap % win.kw), c]);
+}
+
+const COUNT = ["None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
+
+// What is to be said of a pool's window where its largest number stands there more than once; else null.
+export function tie(s, to) {
+  const [i, j, c] = unflat(stages[s].shape, to);
+  const values = taps(s, i, j).map((tap) => y(s - 1, flat(stages[s - 1].shape, [tap.i, tap.j, c])));
+  const equal = values.filter((value) => value === y(s, to)).length;
+  if (equal < 2) return null;
+  const count = COUNT[equal] ?? String(equal);
+  return [equal === values.length ? `All ${count.toLowerCase()} are ` : `${count} are `, num(y(s, to), `y ${s} ${to}`), "; the first of equals counts as winner."];
 }
 
 // The window, the filter and their products, for one channel at a time; and the filter's way over its map.
@@ -328,6 +342,7 @@ function pool(unit, word) {
   const top = Math.max(...values.map(Math.abs));
   const rows = Array.from({ length: win.kh }, (_, a) => inside.filter((tap) => tap.a === a));
   const area = receptive(unit, 0);
+  const equal = tie(s, k);
   return [h("div", { class: "pane" }, title(unit),
     h("p", { class: "say" }, word("max-pooling", "Max-pooling"), ": of the numbers in its window the largest goes on, the others are let go."),
     h("div", { class: "bench" },
@@ -336,9 +351,9 @@ function pool(unit, word) {
         const from = flat(stages[s - 1].shape, [tap.i, tap.j, at[2]]);
         return h("td", { class: from === winner ? "winner" : "", style: colourCell(y(s - 1, from), top, false) }, h("button", { type: "button", "data-key": `pool ${tap.a} ${tap.b}`, "aria-label": `${unitName({ s: s - 1, at: [tap.i, tap.j, at[2]] })}${from === winner ? ", the winner" : ""}`, onclick: () => set({ unit: { s: s - 1, at: [tap.i, tap.j, at[2]] } }) }, num(y(s - 1, from), `y ${s - 1} ${from}`)));
       })))))), slideOnly()),
-  h("div", { class: "pane" }, h("h3", {}, "The largest"),
+  h("div", { class: "pane" }, h("h3", {}, equal ? "The first of equals" : "The largest"),
     h("div", { class: "formula" }, h("p", {}, "y = max(", values.map((value, i) => [i ? ", " : "", num(value, `y ${s - 1} ${flat(stages[s - 1].shape, [inside[i].i, inside[i].j, at[2]])}`)]), ") = ", num(y(s, k), `y ${s} ${k}`))),
-    h("p", { class: "say" }, "The winner is ", unitLink(s - 1, winner), "; only it will get a gradient back.", values.every((value) => value === values[0]) ? " All are equal: the first of them counts as the winner." : ""),
+    h("p", { class: "say" }, "The winner is ", unitLink(s - 1, winner), "; only it will get a gradient back.", equal ? [" ", equal] : null),
     h("p", { class: "say" }, "Its ", word("receptive field"), " on the photo: ", ends(area.top, area.bottom, `rf ${s} ${k} rows`), " down, ", ends(area.left, area.right, `rf ${s} ${k} columns`), " across."),
     whereNext(unit, k))];
 }
