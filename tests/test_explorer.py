@@ -488,6 +488,29 @@ def test_touch_chooses_too(fish, browser):
         assert tab.overflow() <= 0
 
 
+def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
+    subject, meta, file = fish
+    truth = Truth(subject, meta)
+    told = set()
+    with Reader(browser, file) as tab:
+        for k in range(0, int(np.prod(meta["arrays"]["w.1"])), 7):
+            at = np.unravel_index(k, meta["arrays"]["w.1"])
+            tab.go("v=weight&w=1.w." + ".".join(map(str, at)))
+            photo, memory = truth(f"share_g 1 w {k}"), truth(f"share_m 1 w {k}")
+            if photo == 0 or memory == 0:
+                continue
+            text = tab.text(".why")
+            ways = re.findall(r"\b(up|down)\b", text)
+            assert ways == ["down" if g > 0 else "up" for g in (photo, memory, truth(f"step 1 w {k}"))], text
+            prevails = "memory" if abs(memory) > abs(photo) else "photo"
+            assert f"The {prevails} is " in text
+            assert ("both agree" in text) == (photo * memory > 0)
+            assert "learning rate (0.001)" in text
+            assert "batch of one" in text
+            told.add((prevails, photo * memory > 0))
+    assert len(told) >= 2
+
+
 def window_of(stage: dict, i: int, j: int) -> list[tuple[int, int]]:
     """The places that a pool's window covers."""
     win = stage["window"]
@@ -503,7 +526,11 @@ def test_of_equals_none_is_called_the_largest(fish, browser):
     i, j, c = (int(n) for n in np.argwhere(after == 0)[0])
     single = [int(n) for n in np.argwhere(after > 0)[0]]
     places = window_of(meta["stages"][2], i, j)
-    winner = next(place for place in window_of(meta["stages"][2], *single[:2]) if before[(*place, single[2])] == after[tuple(single)])
+    winner = next(
+        place
+        for place in window_of(meta["stages"][2], *single[:2])
+        if before[(*place, single[2])] == after[tuple(single)]
+    )
     with Reader(browser, file) as tab:
         for unit in [f"2.{i}.{j}.{c}", *(f"1.{row}.{column}.{c}" for row, column in places)]:
             for view in ("forward", "backward"):
