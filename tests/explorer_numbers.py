@@ -246,6 +246,12 @@ class Truth:
     def _step(self, s, part, k):
         return self._term(s, part, k, "step")
 
+    def _moved(self, s, part, k):
+        return -self._step(s, part, k)
+
+    def _far(self):
+        return max(float(np.abs(u.step).max()) for u in self.t.updates)
+
     def _after(self, s, part, k):
         return self._term(s, part, k, "after")
 

@@ -245,7 +245,7 @@ def test_every_number_is_the_engine_s(which, browser, request):
     assert counts.total() >= 400
     wanted = {"y", "z", "gy", "gz", "w", "b", "product", "sum", "rest", "back", "backrest", "learn", "g", "grest", "fd",
               "m", "v", "m0", "v0", "m_hat", "v_hat", "step", "after", "p", "p.after", "loss", "loss.after",
-              "loss.expected",
+              "loss.expected", "moved", "share_g", "pace",
               "rf", "byte", "draw", "cam", "mean", "change", "most", "channel", "positive"}  # fmt: skip
     wanted |= {"p.past", "said.past", "loss.past", "w.past", "history"} if meta["epochs"] else set()
     assert wanted <= set(counts), f"never seen: {wanted - set(counts)}"
@@ -486,6 +486,31 @@ def test_touch_chooses_too(fish, browser):
         tab.settle()
         assert tab.text("#view h2").startswith("photo[")
         assert tab.overflow() <= 0
+
+
+def test_backwards_the_maps_say_what_they_show_and_which_gates_are_closed(fish, browser):
+    subject, meta, file = fish
+    sums = Truth(subject, meta).stages[1][0].output[0]
+    with Reader(browser, file) as tab:
+        for place in (np.argwhere(sums > 0)[0], np.argwhere(sums <= 0)[0]):
+            tab.go("v=backward&u=1." + ".".join(map(str, place)))
+            readout = tab.text("#readout")
+            assert "\u2202loss/\u2202y, before the ReLU gate" in readout
+            assert ("which ReLU lets through" in readout) == bool(sums[tuple(place)] > 0)
+            assert ("which ReLU stops" in readout) == bool(sums[tuple(place)] <= 0)
+
+
+def test_the_movers_show_the_way_that_they_moved(fish, browser):
+    with Reader(browser, fish[2]) as tab:
+        tab.go("v=step")
+        assert "change" in tab.text("#view .pane:last-child thead")
+        rows = tab.page.evaluate("""[...document.querySelectorAll('#view .pane:last-child tbody tr')]
+          .map(row => [...row.querySelectorAll('td .n')].map(number => Number(number.title)))""")
+        assert rows
+        for before, change, after in rows:
+            assert after - before == pytest.approx(change, abs=1e-7)
+        beyond = any(abs(change) > 0.00101 for _, change, _ in rows)
+        assert ("come of momentum" in tab.text("#view")) == beyond
 
 
 def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
