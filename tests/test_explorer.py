@@ -513,6 +513,27 @@ def test_the_movers_show_the_way_that_they_moved(fish, browser):
         assert ("come of momentum" in tab.text("#view")) == beyond
 
 
+def test_what_is_shown_is_named(fish, browser):
+    with Reader(browser, fish[2]) as tab:
+        assert re.search(
+            r"the network says \w+\s+with probability 0\.\d+\s+answer: (right|wrong)", tab.text("#verdict")
+        )
+        assert all(
+            text.startswith("colours: ") for text in tab.page.locator(".column:not(.photo) .range").all_inner_texts()
+        )
+        assert "running mean over augmented photos during the epoch" in tab.text("#timeline")
+        tab.go("v=forward&u=0.1.1.1")
+        assert "times 1/255 = 0.003922" in tab.text("#view")
+        tab.go("v=forward&u=1.1.1.1")
+        assert "[row, column, map]" in tab.text("#view")
+        assert "place by place" in tab.text("#view")
+        tab.go("v=photo")
+        assert "times 1/255 = 0.003922" in tab.text("#view")
+        assert "ReLU is applied to the sum" in tab.text("#view")
+        tab.go("v=weight&w=1.b.0")
+        assert "relative error" in tab.text(".check")
+
+
 def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
     subject, meta, file = fish
     truth = Truth(subject, meta)

@@ -5,7 +5,7 @@ import { meta, array } from "./data.js";
 import { canvas, h, keep, svg } from "./elements.js";
 import { colourCell, ends } from "./landscape.js";
 import { flat, isMap, largest, last, receptive, stages, stored, sum, taps, termsOf, unflat, unitName, weightName, weightShape, y, z } from "./network.js";
-import { num, signed, written } from "./numbers.js";
+import { fraction, num, signed, written } from "./numbers.js";
 import { pastEpoch, set, state } from "./state.js";
 
 const TERMS = 10; // named one by one; the rest is summed
@@ -30,7 +30,8 @@ export function weightLink(weight, text) {
 }
 
 function title(unit, ...rest) {
-  return h("h2", {}, unitName(unit), " ", ...rest);
+  const places = { 3: "[row, column, map], counted from 0", 1: "[number of the unit], counted from 0" }[unit.at.length];
+  return [h("h2", {}, unitName(unit), " ", ...rest), h("p", { class: "say places" }, places)];
 }
 
 function photoPixel(unit) {
@@ -40,7 +41,7 @@ function photoPixel(unit) {
   const start = k - unit.at[2];
   const rescale = meta.picture.settings.rescale;
   return [h("div", { class: "pane" }, title(unit),
-    h("p", { class: "say" }, "One pixel of the photo, as the network reads it: the picture's bytes, ", rescale ? ["times ", num(rescale, "rescale")] : "as they are", "."),
+    h("p", { class: "say" }, "One pixel of the photo, as the network reads it: the picture's bytes, ", rescale ? [`times ${fraction(rescale)}`, num(rescale, "rescale")] : "as they are", "."),
     h("table", { class: "terms" }, h("tbody", {}, names.map((name, c) => h("tr", {},
       h("th", { scope: "row" }, name), h("td", {}, num(array("pixels")[start + c], `byte ${start + c}`)),
       h("td", {}, rescale ? "\u00d7 " : "", rescale ? num(rescale, "rescale") : "", " ="), h("td", {}, num(y(0, start + c), `y 0 ${start + c}`))))))),
@@ -160,16 +161,16 @@ function windowAndKernel(unit, terms, word) {
   const area = receptive(unit, 0);
   return h("div", { class: "pane" },
     title(unit),
-    h("p", { class: "say" }, "One place of one ", word("feature map"), ": the ", word("filter"), " lies on the window below it, each number is multiplied by the one under it, and all are added. Its ",
+    h("p", { class: "say" }, "One place of one ", word("feature map"), ": the ", word("filter"), " lies on the window below it, each number is multiplied by the one under it (\u2299: place by place), and all are added. Its ",
       word("receptive field"), " on the photo: ", ends(area.top, area.bottom, `rf ${s} ${flat(stages[s].shape, at)} rows`), " down, ", ends(area.left, area.right, `rf ${s} ${flat(stages[s].shape, at)} columns`), " across."),
     h("div", { class: "bench" },
       slidePicture(unit, c),
       h("div", { class: "grids" },
         grid(`x: ${stages[s - 1].name}, channel ${c}`, win, cells, (cell) => cell.x, (cell) => (cell.from === null ? "padding" : `y ${s - 1} ${cell.from}`), false),
-        h("span", { class: "sign" }, "\u00d7"),
+        h("span", { class: "sign" }, "\u2299"),
         grid(`w: filter ${at[2]}`, win, cells, (cell) => cell.w, (cell) => `w ${s} ${cell.weight}`, true, (cell) => ({ s, part: "w", at: cell.weightAt })),
         h("span", { class: "sign" }, "="),
-        grid("x\u00b7w", win, cells, (cell) => cell.x * cell.w, (cell) => (cell.from === null ? "padding" : `product ${s} ${cell.from} ${cell.weight}`), true))),
+        grid("x \u2299 w, place by place", win, cells, (cell) => cell.x * cell.w, (cell) => (cell.from === null ? "padding" : `product ${s} ${cell.from} ${cell.weight}`), true))),
     channelStrip(s, c, byChannel, flat(stages[s].shape, at)),
     pastFilter(s, c, at[2]));
 }

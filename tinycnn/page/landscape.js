@@ -133,7 +133,7 @@ function drawColumn(s) {
   }
   if (column.kind === "photo" && !values.signed) {
     drawPhoto(column);
-    column.range.textContent = "red, green, blue";
+    column.range.textContent = stages[0].shape[2] === 1 ? "grey" : "red, green, blue";
     return;
   }
   const shape = values.small ? [...values.small, stages[s].shape[2]] : stages[s].shape;
@@ -149,7 +149,7 @@ function drawColumn(s) {
     context.fillRect(x, yy, size - 1, (column.kind === "classes" ? column.size : size) - 1);
   }
   const end = s === last && !values.signed ? "0 to 1" : values.signed ? `\u00b1${written(top, 3)}` : `0 to ${written(top, 3)}`;
-  replace(column.range, end);
+  replace(column.range, `colours: ${end}`);
 }
 
 function fieldOf(column, k) {

@@ -85,7 +85,7 @@ function checked(weight, id, word) {
   const dense = stages[weight.s].kind === "dense" || weight.part === "b";
   return h("div", { class: "check" },
     h("p", {}, word("finite difference", "Finite difference"), ": (loss(w + h) \u2212 loss(w \u2212 h)) / 2h = ", num(difference, `fd ${id}`)),
-    h("p", {}, "off by ", num(off, `off ${id}`, 2), " of it; the engine works out the gradient in float32, the difference in float64."),
+    h("p", {}, "The gradient above and this differ by ", num(off, `off ${id}`, 2), " of the larger of the two (the relative error); the engine works out the gradient in float32, the difference in float64."),
     h("p", { class: "say" }, dense && weight.part === "w" ? [`Moving this weight moves the sum of its unit alone; h is chosen so that the sum moves by ${meta.h}.`] : [`h = ${meta.h}; the engine ran the network on from this layer twice.`]));
 }
 
