@@ -479,6 +479,29 @@ def test_nothing_moves_for_those_who_ask_for_that(fish, browser):
         assert moving == 0
 
 
+CUT = """() => [...document.querySelectorAll('#view table, .formula, #views, #columns')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => [getComputedStyle(e).overflowX, getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1])"""
+
+
+def test_on_a_phone_what_is_cut_scrolls_and_shows_it(fish, browser):
+    seen = []
+    with Reader(browser, fish[2], (390, 844)) as tab:
+        for view in VIEWS:
+            tab.go(f"u=1.3.4.2&v={view}&w=1.w.0.0.0.28")
+            cut = tab.page.evaluate(CUT)
+            assert all(how == ["auto", 4] for how in cut), (view, cut)
+            boxes = "[...document.querySelectorAll('#view .pane')].map(e => e.scrollWidth - e.clientWidth)"
+            assert max(tab.page.evaluate(boxes)) <= 0, view
+            seen += cut
+        assert len(seen) > 2 * len(VIEWS), "the tabs, the columns, and the table of the movers"
+        captions = tab.page.locator(".history figcaption")
+        assert [captions.nth(i).is_visible() for i in range(captions.count())] == [True, True]
+        assert "running mean" not in tab.text("#timeline")
+        tab.page.click("#timeline summary")
+        assert "running mean" in tab.text("#timeline")
+
+
 def test_touch_chooses_too(fish, browser):
     with Reader(browser, fish[2], (390, 844), has_touch=True, is_mobile=True) as tab:
         canvas = tab.page.query_selector("canvas[data-stage='0']")

@@ -30,7 +30,7 @@ export function weightLink(weight, text) {
 }
 
 function title(unit, ...rest) {
-  const places = { 3: "[row, column, map], counted from 0", 1: "[number of the unit], counted from 0" }[unit.at.length];
+  const places = { 3: `[row, column, ${unit.s === 0 ? "channel" : "map"}], counted from 0`, 1: "[number of the unit], counted from 0" }[unit.at.length];
   return [h("h2", {}, unitName(unit), " ", ...rest), h("p", { class: "say places" }, places)];
 }
 
