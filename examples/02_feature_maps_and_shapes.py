@@ -13,7 +13,7 @@ The paper: the end of section I, section II.C, and the network of Figures 5 and 
 
 # %%
 import numpy as np
-from lesson import fish, picture
+from lesson import fish, paper_network, picture
 
 from tinycnn import Tensor, ops, use_backend
 from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
@@ -71,6 +71,12 @@ assert 5 <= redder <= 15
 
 # %% [markdown]
 # ## Through the whole network
+# New against lesson 1: each filter and each output of a dense layer also has a *bias*, one number that is added to its
+# sum and learned like the weights; so the first convolution has 3 * 3 * 3 * 32 = 864 weights and 32 biases, 896 in all.
+#
+# When 32 fish go through at once, as the paper's do, its output is (32, 62, 62, 32). The two 32s have nothing to do
+# with each other: the first counts fish, the last counts filters.
+#
 # **Before you go on:** which layer holds most of the weights?
 
 # %%
@@ -101,8 +107,19 @@ assert model.count_params() == sum(counts.values()) == 813_217
 
 # %% [markdown]
 # A convolution's weights do not depend on the image's size: the same small filters are used at every place.
-# The first dense layer has a weight for every pair of an input and an output, and so holds almost all of them.
-#
+# The first dense layer has a weight for every pair of an input and an output, and so holds almost all of them; and it
+# grows with the image.
+
+# %%
+larger = paper_network(side=128)  # 128 -> 126 -> 63 -> 61 -> 30
+new = {layer.name: sum(w.data.size for w in layer.weights.values()) for layer in larger.layers}
+products = 30 * 30 * 32 * 128
+print(f"for images of 128x128 the first dense layer has 30*30*32*128 = {products} weights and 128 biases; the other")
+print(f"layers keep their numbers; in all {larger.count_params()}\n")
+assert new["dense"] == products + 128
+assert {name: n for name, n in new.items() if name != "dense"} == {n: c for n, c in counts.items() if n != "dense"}
+
+# %% [markdown]
 # The paper says that a convolutional layer reduces the dimensionality of images "without losing its information".
 # Count: 12,288 numbers go in, 123,008 come out of the first convolution, and 6,272 reach the dense layer.
 # A map from 12,288 numbers to 6,272 that pooling and ReLU are part of keeps some things and drops others (lesson 3).

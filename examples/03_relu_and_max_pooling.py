@@ -44,9 +44,9 @@ assert (fired == np.maximum(x, 0)).all()
 # %%
 pooled = ops.max_pool2d(Tensor(fired, requires_grad=True))
 winner = pooled.op.winner
-print("the pooled map, and the winner of each window:")
-for values, places in zip(pooled.numpy()[0, :, :, 0], winner[0, :, :, 0], strict=True):
-    print("  ", *(f"{v:3.0f}" for v in values), "   ", *(f"{v:3.0f}" for v in places))
+print("the pooled map, the winner of each window, and how the four places of a window are numbered:")
+for values, places, key in zip(pooled.numpy()[0, :, :, 0], winner[0, :, :, 0], ("0 1", "2 3"), strict=True):
+    print("  ", *(f"{v:3.0f}" for v in values), "   ", *(f"{v:3.0f}" for v in places), f"      {key}")
 print("lower left: nothing fired there, all four are 0, and the first of equals wins\n")
 assert pooled.numpy().ravel().tolist() == [4, 1, 0, 7]
 assert winner.ravel().tolist() == [2, 1, 0, 0]
@@ -85,7 +85,7 @@ for column in range(4):
     place = np.argwhere(ops.max_pool2d(Tensor(spot)).numpy()[0, :, :, 0])[0]
     seen.append(tuple(place.tolist()))
     print(f"  column {column} -> {seen[-1]}")
-print("inside a window a move is not seen; across its border it is. The pool forgives some moves, not all.\n")
+print("a lone spot's move inside a window is not seen; across its border it is\n")
 assert seen == [(1, 0), (1, 0), (1, 1), (1, 1)]
 
 # %% [markdown]
@@ -104,6 +104,13 @@ for name, t in zeros.items():
     shares[name] = (t.numpy() == 0).mean()
     print(f"{name:12} {t.shape!s:17} {t.numpy().size:8} {shares[name]:10.1%}")
 print(f"the pool keeps 1 number of 4: {after_pool.numpy().size} of {after_relu.numpy().size}")
+
+# A real map is no lone spot: a move brings other numbers into almost every window, and often another largest one.
+moved = ops.max_pool2d(Tensor(np.roll(after_relu.numpy(), 1, axis=2))).numpy()[:, :, 1:]  # column 0 came round
+still = after_pool.numpy()[:, :, 1:]
+changed = (moved != still)[still > 0].mean()
+print(f"the same maps, one column to the right: {changed:.0%} of the pooled numbers above 0 change")
+assert changed > 0.5
 assert after_pool.numpy().size * 4 == after_relu.numpy().size
 assert shares["convolution"] < 0.01 < shares["pool"] < shares["ReLU"]
 

@@ -90,16 +90,19 @@ assert np.allclose(two.sum(axis=1), 1)
 # %% [markdown]
 # ## When is a probability equal to 1?
 # The paper's program asks `result[0][0] == 1`. Mathematically a sigmoid never reaches 1.
-# In float32 it does, by rounding. **Before you go on:** from which z on?
+# In float32 it does, by rounding: as computed here, by the formula above, as soon as 1 + e^-z rounds to 1. Computed in
+# another way, it may begin a little earlier or later. **Before you go on:** from which z on?
 
 # %%
 fine = np.arange(0, 30, 0.01, dtype=np.float32)
 ones = ops.sigmoid(Tensor(fine)).numpy() == 1
 first = fine[ones.argmax()]
 odds = np.exp(float(first))
-print(f"float32: p == 1 from z = {first:.2f} on, where the odds are {odds / 1e6:.0f} million to one")
+print(f"float32: as computed here, p == 1 from z = {first:.2f} on (there 1 + e^-z rounds to 1);")
+print(f"the odds at this z are {odds / 1e6:.0f} million to one")
 print("a fish that is 'only' 99.9 % clownfish fails that test: it is called an angelfish (lesson 11 counts them)")
 assert 16 < first < 18
+assert np.float32(1) + np.exp(-first) == 1 < np.float32(1) + np.exp(-fine[ones.argmax() - 1])
 assert not ones[: ones.argmax()].any()
 assert ones[ones.argmax() :].all()
 

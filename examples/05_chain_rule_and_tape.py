@@ -9,7 +9,8 @@ Afterwards you can answer:
 - Why is one walk backward enough for 813,217 weights?
 
 The paper: section II.C says the layers work "through differential equations". They do not: each is a *differentiable
-function*, and that is what makes learning possible. Figure 9's `fit` does what this lesson shows, 6,000 times.
+function*, and that is what makes learning possible. Figure 9's `fit` does what this lesson shows in each of its
+6,000 steps (30 epochs of 200), for 32 pictures at a time.
 """
 
 # %%
@@ -55,6 +56,7 @@ assert np.isclose(moved - 4, 0.008, rtol=0.001)
 # ## The tape
 # While the expression is computed, each op notes what it was made from. `backward` walks these notes from the end to
 # the start. `trace` lets us watch: every op with its inputs, its output, and the gradients that came in and went out.
+# The engine calls an output after the op that made it (mul, add, sub, pow); we print the letters from above.
 
 # %%
 with trace() as tape:
@@ -62,19 +64,28 @@ with trace() as tape:
     loss.backward()
 
 
+letters = {"mul": "w x", "add": "p", "sub": "e", "pow": "L"}
+
+
+def letter(source):
+    """What the text above calls a tensor: the letter of an op's output, or the tensor's own name."""
+    return letters.get(source, source)
+
+
 def inputs(record):
     """The inputs of an op: where each came from, and its value."""
-    return ", ".join(f"{record.sources[name] or 'number'} = {value:g}" for name, value in record.inputs.items())
+    return ", ".join(f"{letter(record.sources[name]) or 'number'} = {value:g}" for name, value in record.inputs.items())
 
 
 print("forward, first to last")
 for record in tape:
-    print(f"  {record.name:4} of {inputs(record):24} -> {record.output:g}")
+    print(f"  {record.name:4} of {inputs(record):24} -> {letter(record.name)} = {record.output:g}")
 print("backward, last to first")
 for record in reversed(tape.ops):
-    sent = ", ".join(f"{g:g} to {record.sources[name]}" for name, g in record.gradients_out.items())
-    print(f"  {record.name:4} gets {record.gradient_in:g}, sends {sent}")
+    sent = ", ".join(f"{g:g} to {letter(record.sources[name])}" for name, g in record.gradients_out.items())
+    print(f"  {record.name:4} gets dL/d({letter(record.name)}) = {record.gradient_in:g}, sends {sent}")
 assert [record.name for record in tape] == ["mul", "add", "sub", "pow"]
+assert {letter(record.name): record.output for record in tape} == {"w x": 6, "p": 5, "e": 2, "L": 4}  # as by hand
 assert tape["mul"].gradients_out["a"] == 8
 assert tape["pow"].gradient_in == 1  # the loss with respect to itself: where every walk begins
 

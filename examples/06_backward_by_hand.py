@@ -45,16 +45,22 @@ def show(title, *matrices):
     """Small matrices of whole numbers, side by side."""
     print(title)
     for i in range(max(map(len, matrices))):
-        print("   ", "      ".join(" ".join(f"{v:4.0f}" for v in m[i]) if i < len(m) else " " * 19 for m in matrices))
+        rows = (" ".join(f"{v:4.0f}" for v in m[i]) if i < len(m) else " " * (5 * m.shape[1] - 1) for m in matrices)
+        print("   ", "      ".join(rows).rstrip())
 
 
 convolved, output = plane(tape["conv2d"].output), plane(tape["max_pool2d"].output)
+show("the image (6x6) and the filter (3x3)", image, filter_)
 show("forward: convolved map (4x4), after ReLU, after the pool (2x2)", convolved, plane(tape["relu"].output), output)
+products = (image[:3, :3] * filter_).ravel()
+print(f"upper left of the map: {' '.join(f'{v + 0:+.0f}' for v in products)} = {products.sum():.0f}\n")  # + 0: not -0
 assert output.shape == (2, 2)
+assert products.sum() == convolved[0, 0]
 
 # %% [markdown]
 # ## The pool: to the winner
-# Only the largest of each window had a say, so it alone gets the gradient; the other three get 0.
+# Only the largest of each window had a say, so it alone gets the gradient; the other three get 0. Where several are
+# largest, as in the lower left window, which is all 0 after ReLU, the first of them is taken for the winner.
 #
 # ## ReLU: a gate
 # Where the input was above 0, the gradient passes; elsewhere a small change would change nothing, so it is 0.
@@ -103,7 +109,7 @@ print("This is a convolution of the image with the gradient as the filter: 6 - 4
 # %% [markdown]
 # ## Back to the pixels
 # Each place of the map hands its gradient to the nine pixels that it looked at, times the filter's weights. Where tiles
-# overlap, the shares add up. Said from the pixel's side, that is a convolution with the filter turned by 180 degrees.
+# overlap, the shares add up.
 
 # %%
 gx = np.zeros((6, 6))
@@ -113,6 +119,32 @@ for i in range(4):
 show("gradient of the image, by hand and by the engine", gx, plane(x.grad))
 assert (gx == plane(x.grad)).all()
 
+# %% [markdown]
+# Said from the pixel's side: which places saw it, and with which weight? Pixel (2, 2) is the last of the nine for place
+# (0, 0), so that place used the last weight, (2, 2). For place (2, 2) it is the first, and the weight is (0, 0).
+# The further right and down a place is, the further left and up is its weight: read in the order of the places, the
+# weights stand turned by 180 degrees.
+
+# %%
+r, c = 2, 2
+places = [(i, j) for i in range(r - 2, r + 1) for j in range(c - 2, c + 1)]  # all nine lie on the map
+shares = [after_relu[i, j] * filter_[r - i, c - j] for i, j in places]
+print(f"\npixel ({r}, {c}) was seen by nine places; those with a gradient:")
+for (i, j), share in zip(places, shares, strict=True):
+    if after_relu[i, j]:
+        weight = f"weight ({r - i}, {c - j}) {filter_[r - i, c - j]:2.0f}"
+        print(f"   place ({i}, {j}): gradient {after_relu[i, j]:2.0f} x {weight} = {share:3.0f}")
+print(f"   sum {sum(shares):.0f}; engine {plane(x.grad)[r, c]:.0f}")
+used = np.array([filter_[r - i, c - j] for i, j in places]).reshape(3, 3)
+show("the nine places' gradients, the weight that each used here, and the filter", after_relu[:3, :3], used, filter_)
+assert sum(shares) == plane(x.grad)[r, c]
+assert (used == filter_[::-1, ::-1]).all()
+
+# %% [markdown]
+# So for every pixel: lay the turned filter on the gradients around it, multiply, add. That is a convolution again; the
+# gradient is padded with two rows of 0 on each side, for the pixels at the border that fewer places saw.
+
+# %%
 padded = np.pad(after_relu, 2)[None, :, :, None]
 turned = filter_[::-1, ::-1][:, :, None, None]
 as_convolution = plane(ops.conv2d(Tensor(padded), Tensor(turned.copy())).numpy())
@@ -146,17 +178,19 @@ for name, slope, gradient in (
 
 # %%
 def draw(figure):
-    panels = figure.subplots(2, 4)
+    panels = figure.subplots(2, 5, width_ratios=(6, 3, 4, 4, 2.6))
     number_grid(panels[0, 0], image, "image")
-    number_grid(panels[0, 1], convolved, "convolved with the filter")
-    number_grid(panels[0, 2], plane(tape["relu"].output), "after ReLU")
-    number_grid(panels[0, 3], output, "after the pool")
+    number_grid(panels[0, 1], filter_, "filter")
+    number_grid(panels[0, 2], convolved, "convolved with the filter")
+    number_grid(panels[0, 3], plane(tape["relu"].output), "after ReLU")
+    number_grid(panels[0, 4], output, "after the pool")
     number_grid(panels[1, 0], gx, "at the image: shares add up")
-    number_grid(panels[1, 1], after_relu, "through ReLU's gate")
-    number_grid(panels[1, 2], after_pool, "out of the pool: to the winners")
-    number_grid(panels[1, 3], arriving, "gradient that arrives")
+    number_grid(panels[1, 1], gw, "at the filter")
+    number_grid(panels[1, 2], after_relu, "through ReLU's gate")
+    number_grid(panels[1, 3], after_pool, "out of the pool: winners")
+    number_grid(panels[1, 4], arriving, "what arrives")
     panels[0, 0].set_ylabel("forward: read to the right", fontsize=11)
     panels[1, 0].set_ylabel("backward: read to the left", fontsize=11)
 
 
-picture("06_backward", draw, 12, 6)
+picture("06_backward", draw, 12.5, 5.6)

@@ -246,6 +246,12 @@ class Truth:
     def _step(self, s, part, k):
         return self._term(s, part, k, "step")
 
+    def _moved(self, s, part, k):
+        return -self._step(s, part, k)
+
+    def _far(self):
+        return max(float(np.abs(u.step).max()) for u in self.t.updates)
+
     def _after(self, s, part, k):
         return self._term(s, part, k, "after")
 
@@ -259,6 +265,19 @@ class Truth:
 
     def _v0(self, s, part, k):
         return self._before("v", s, part, k)
+
+    def _share_g(self, s, part, k):
+        return (1 - self.optimizer.beta_1) * float(self._g(s, part, k))
+
+    def _share_m(self, s, part, k):
+        return self.optimizer.beta_1 * float(self._m0(s, part, k))
+
+    def _stronger(self, s, part, k):
+        small, large = sorted([abs(self._share_g(s, part, k)), abs(self._share_m(s, part, k))])
+        return large / small
+
+    def _pace(self, s, part, k):
+        return abs(float(self._step(s, part, k))) / self.optimizer.learning_rate
 
     def _epsilon_hat(self):
         return self.optimizer.epsilon / np.sqrt(1 - self.optimizer.beta_2**self.optimizer.iterations)

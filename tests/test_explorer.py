@@ -245,7 +245,7 @@ def test_every_number_is_the_engine_s(which, browser, request):
     assert counts.total() >= 400
     wanted = {"y", "z", "gy", "gz", "w", "b", "product", "sum", "rest", "back", "backrest", "learn", "g", "grest", "fd",
               "m", "v", "m0", "v0", "m_hat", "v_hat", "step", "after", "p", "p.after", "loss", "loss.after",
-              "loss.expected",
+              "loss.expected", "moved", "share_g", "pace",
               "rf", "byte", "draw", "cam", "mean", "change", "most", "channel", "positive"}  # fmt: skip
     wanted |= {"p.past", "said.past", "loss.past", "w.past", "history"} if meta["epochs"] else set()
     assert wanted <= set(counts), f"never seen: {wanted - set(counts)}"
@@ -479,6 +479,29 @@ def test_nothing_moves_for_those_who_ask_for_that(fish, browser):
         assert moving == 0
 
 
+CUT = """() => [...document.querySelectorAll('#view table, .formula, #views, #columns')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => [getComputedStyle(e).overflowX, getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1])"""
+
+
+def test_on_a_phone_what_is_cut_scrolls_and_shows_it(fish, browser):
+    seen = []
+    with Reader(browser, fish[2], (390, 844)) as tab:
+        for view in VIEWS:
+            tab.go(f"u=1.3.4.2&v={view}&w=1.w.0.0.0.28")
+            cut = tab.page.evaluate(CUT)
+            assert all(how == ["auto", 4] for how in cut), (view, cut)
+            boxes = "[...document.querySelectorAll('#view .pane')].map(e => e.scrollWidth - e.clientWidth)"
+            assert max(tab.page.evaluate(boxes)) <= 0, view
+            seen += cut
+        assert len(seen) > 2 * len(VIEWS), "the tabs, the columns, and the table of the movers"
+        captions = tab.page.locator(".history figcaption")
+        assert [captions.nth(i).is_visible() for i in range(captions.count())] == [True, True]
+        assert "running mean" not in tab.text("#timeline")
+        tab.page.click("#timeline summary")
+        assert "running mean" in tab.text("#timeline")
+
+
 def test_touch_chooses_too(fish, browser):
     with Reader(browser, fish[2], (390, 844), has_touch=True, is_mobile=True) as tab:
         canvas = tab.page.query_selector("canvas[data-stage='0']")
@@ -486,3 +509,103 @@ def test_touch_chooses_too(fish, browser):
         tab.settle()
         assert tab.text("#view h2").startswith("photo[")
         assert tab.overflow() <= 0
+
+
+def test_backwards_the_maps_say_what_they_show_and_which_gates_are_closed(fish, browser):
+    subject, meta, file = fish
+    sums = Truth(subject, meta).stages[1][0].output[0]
+    with Reader(browser, file) as tab:
+        for place in (np.argwhere(sums > 0)[0], np.argwhere(sums <= 0)[0]):
+            tab.go("v=backward&u=1." + ".".join(map(str, place)))
+            readout = tab.text("#readout")
+            assert "\u2202loss/\u2202y, before the ReLU gate" in readout
+            assert ("which ReLU lets through" in readout) == bool(sums[tuple(place)] > 0)
+            assert ("which ReLU stops" in readout) == bool(sums[tuple(place)] <= 0)
+
+
+def test_the_movers_show_the_way_that_they_moved(fish, browser):
+    with Reader(browser, fish[2]) as tab:
+        tab.go("v=step")
+        assert "change" in tab.text("#view .pane:last-child thead")
+        rows = tab.page.evaluate("""[...document.querySelectorAll('#view .pane:last-child tbody tr')]
+          .map(row => [...row.querySelectorAll('td .n')].map(number => Number(number.title)))""")
+        assert rows
+        for before, change, after in rows:
+            assert after - before == pytest.approx(change, abs=1e-7)
+        beyond = any(abs(change) > 0.00101 for _, change, _ in rows)
+        assert ("come of momentum" in tab.text("#view")) == beyond
+
+
+def test_what_is_shown_is_named(fish, browser):
+    with Reader(browser, fish[2]) as tab:
+        assert re.search(
+            r"the network says \w+\s+with probability 0\.\d+\s+answer: (right|wrong)", tab.text("#verdict")
+        )
+        assert all(
+            text.startswith("colours: ") for text in tab.page.locator(".column:not(.photo) .range").all_inner_texts()
+        )
+        assert "running mean over augmented photos during the epoch" in tab.text("#timeline")
+        tab.go("v=forward&u=0.1.1.1")
+        assert "times 1/255 = 0.003922" in tab.text("#view")
+        tab.go("v=forward&u=1.1.1.1")
+        assert "[row, column, map]" in tab.text("#view")
+        assert "place by place" in tab.text("#view")
+        tab.go("v=photo")
+        assert "times 1/255 = 0.003922" in tab.text("#view")
+        assert "ReLU is applied to the sum" in tab.text("#view")
+        tab.go("v=weight&w=1.b.0")
+        assert "relative error" in tab.text(".check")
+
+
+def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
+    subject, meta, file = fish
+    truth = Truth(subject, meta)
+    told = set()
+    with Reader(browser, file) as tab:
+        for k in range(0, int(np.prod(meta["arrays"]["w.1"])), 7):
+            at = np.unravel_index(k, meta["arrays"]["w.1"])
+            tab.go("v=weight&w=1.w." + ".".join(map(str, at)))
+            photo, memory = truth(f"share_g 1 w {k}"), truth(f"share_m 1 w {k}")
+            if photo == 0 or memory == 0:
+                continue
+            text = tab.text(".why")
+            ways = re.findall(r"\b(up|down)\b", text)
+            assert ways == ["down" if g > 0 else "up" for g in (photo, memory, truth(f"step 1 w {k}"))], text
+            prevails = "memory" if abs(memory) > abs(photo) else "photo"
+            assert f"The {prevails} is " in text
+            assert ("both agree" in text) == (photo * memory > 0)
+            assert "learning rate (0.001)" in text
+            assert "batch of one" in text
+            told.add((prevails, photo * memory > 0))
+    assert len(told) >= 2
+
+
+def window_of(stage: dict, i: int, j: int) -> list[tuple[int, int]]:
+    """The places that a pool's window covers."""
+    win = stage["window"]
+    rows = range(i * win["sh"] - win["top"], i * win["sh"] - win["top"] + win["kh"])
+    columns = range(j * win["sw"] - win["left"], j * win["sw"] - win["left"] + win["kw"])
+    return [(row, column) for row in rows for column in columns if 0 <= row < win["h"] and 0 <= column < win["w"]]
+
+
+def test_of_equals_none_is_called_the_largest(fish, browser):
+    subject, meta, file = fish
+    truth = Truth(subject, meta)
+    before, after = truth.stages[1][-1].output[0], truth.stages[2][-1].output[0]
+    i, j, c = (int(n) for n in np.argwhere(after == 0)[0])
+    single = [int(n) for n in np.argwhere(after > 0)[0]]
+    places = window_of(meta["stages"][2], i, j)
+    winner = next(
+        place
+        for place in window_of(meta["stages"][2], *single[:2])
+        if before[(*place, single[2])] == after[tuple(single)]
+    )
+    with Reader(browser, file) as tab:
+        for unit in [f"2.{i}.{j}.{c}", *(f"1.{row}.{column}.{c}" for row, column in places)]:
+            for view in ("forward", "backward"):
+                tab.go(f"u={unit}&v={view}")
+                assert "All four are 0; the first of equals counts as winner." in tab.text("#view"), (unit, view)
+                assert not re.search(r"It (is|was) the largest", tab.text("#view"))
+        tab.go(f"u=1.{winner[0]}.{winner[1]}.{single[2]}&v=backward")
+        assert "It was the largest in" in tab.text("#view")
+        assert "first of equals" not in tab.text("#view")

@@ -2,8 +2,8 @@
 
 import { meta } from "./data.js";
 import { h } from "./elements.js";
-import { unitLink, weightLink, winnerOf } from "./forward.js";
-import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unitName, weightShape, z } from "./network.js";
+import { tie, unitLink, weightLink, winnerOf } from "./forward.js";
+import { flat, gradientTerms, gy, gz, isWeighted, largest, last, stages, stored, sum, termsOf, unitName, weightShape, y, z } from "./network.js";
 import { num, signed } from "./numbers.js";
 import { state } from "./state.js";
 
@@ -66,8 +66,8 @@ function fromPool(s, k, terms, total) {
   return [
     h("div", { class: "formula" }, h("p", {}, "\u2202loss/\u2202y = ", num(total, `gy ${s} ${k}`))),
     h("ul", { class: "fates" }, terms.map((term) => term.won
-      ? h("li", {}, "It was the largest in ", unitLink(s + 1, term.to), ", whose gradient ", num(term.g, `gy ${s + 1} ${term.to}`), " comes back to it whole.", term.g === 0 ? " That one is zero: nothing behind it listened." : "")
-      : h("li", { class: "zero" }, "It lost the pool ", unitLink(s + 1, term.to), " to ", unitLink(s, winnerOf(s + 1, term.to)), ": that one gets the gradient, this one nothing."))),
+      ? h("li", {}, tie(s + 1, term.to) ? ["In ", unitLink(s + 1, term.to), ": ", tie(s + 1, term.to), " That is this one: the gradient "] : ["It was the largest in ", unitLink(s + 1, term.to), ", whose gradient "], num(term.g, `gy ${s + 1} ${term.to}`), " comes back to it whole.", term.g === 0 ? " That one is zero: nothing behind it listened." : "")
+      : h("li", { class: "zero" }, "It lost the pool ", unitLink(s + 1, term.to), " to ", unitLink(s, winnerOf(s + 1, term.to)), ": ", y(s, k) === y(s + 1, term.to) ? [tie(s + 1, term.to), " "] : null, "That one gets the gradient, this one nothing."))),
   ];
 }
 
@@ -89,7 +89,7 @@ function goesTo(unit, k) {
   const stage = stages[s];
   if (stage.kind === "pool") {
     const winner = winnerOf(s, k);
-    return [h("h3", {}, "Where it goes"), h("p", {}, "All of it to the winner, ", unitLink(s - 1, winner), ": ", num(gy(s, k), `gy ${s} ${k}`), "."), h("p", { class: "say" }, "The others in its window get nothing.")];
+    return [h("h3", {}, "Where it goes"), h("p", {}, "All of it to the winner, ", unitLink(s - 1, winner), ": ", num(gy(s, k), `gy ${s} ${k}`), "."), h("p", { class: "say" }, "The others in its window get nothing.", tie(s, k) ? [" ", tie(s, k)] : null)];
   }
   if (!isWeighted(s)) return [h("h3", {}, "Where it goes"), h("p", {}, "To ", unitLink(s - 1, k), ": ", num(gy(s, k), `gy ${s} ${k}`), ".")];
   const g = gz(s, k);

@@ -5,7 +5,7 @@ import { meta, array } from "./data.js";
 import { canvas, h, keep, svg } from "./elements.js";
 import { colourCell, ends } from "./landscape.js";
 import { flat, isMap, largest, last, receptive, stages, stored, sum, taps, termsOf, unflat, unitName, weightName, weightShape, y, z } from "./network.js";
-import { num, signed, written } from "./numbers.js";
+import { fraction, num, signed, written } from "./numbers.js";
 import { pastEpoch, set, state } from "./state.js";
 
 const TERMS = 10; // named one by one; the rest is summed
@@ -30,7 +30,8 @@ export function weightLink(weight, text) {
 }
 
 function title(unit, ...rest) {
-  return h("h2", {}, unitName(unit), " ", ...rest);
+  const places = { 3: `[row, column, ${unit.s === 0 ? "channel" : "map"}], counted from 0`, 1: "[number of the unit], counted from 0" }[unit.at.length];
+  return [h("h2", {}, unitName(unit), " ", ...rest), h("p", { class: "say places" }, places)];
 }
 
 function photoPixel(unit) {
@@ -40,7 +41,7 @@ function photoPixel(unit) {
   const start = k - unit.at[2];
   const rescale = meta.picture.settings.rescale;
   return [h("div", { class: "pane" }, title(unit),
-    h("p", { class: "say" }, "One pixel of the photo, as the network reads it: the picture's bytes, ", rescale ? ["times ", num(rescale, "rescale")] : "as they are", "."),
+    h("p", { class: "say" }, "One pixel of the photo, as the network reads it: the picture's bytes, ", rescale ? [`times ${fraction(rescale)}`, num(rescale, "rescale")] : "as they are", "."),
     h("table", { class: "terms" }, h("tbody", {}, names.map((name, c) => h("tr", {},
       h("th", { scope: "row" }, name), h("td", {}, num(array("pixels")[start + c], `byte ${start + c}`)),
       h("td", {}, rescale ? "\u00d7 " : "", rescale ? num(rescale, "rescale") : "", " ="), h("td", {}, num(y(0, start + c), `y 0 ${start + c}`))))))),
@@ -112,7 +113,9 @@ function poolFate(s, at, k) {
   if (!windows.length) return "No window of the pool covers it: it goes no further.";
   return windows.map((to) => {
     const from = winnerOf(s + 1, to);
-    return from === k ? ["It is the largest in ", unitLink(s + 1, to), " and goes on. "] : ["In ", unitLink(s + 1, to), " it loses to ", unitLink(s, from), ". "];
+    const equal = y(s, from) === y(s, k) ? tie(s + 1, to) : null;
+    if (from === k) return equal ? ["In ", unitLink(s + 1, to), ": ", equal, " That is this one: it goes on. "] : ["It is the largest in ", unitLink(s + 1, to), " and goes on. "];
+    return ["In ", unitLink(s + 1, to), equal ? [": ", equal, " That is "] : " it loses to ", unitLink(s, from), ". "];
   });
 }
 
@@ -121,6 +124,18 @@ export function winnerOf(s, to) {
   const [i, j, c] = unflat(stages[s].shape, to);
   const tap = stored(s, "winner")[to];
   return flat(stages[s - 1].shape, [i * win.sh - win.top + Math.floor(tap / win.kw), j * win.sw - win.left + (tap % win.kw), c]);
+}
+
+const COUNT = ["None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
+
+// What is to be said of a pool's window where its largest number stands there more than once; else null.
+export function tie(s, to) {
+  const [i, j, c] = unflat(stages[s].shape, to);
+  const values = taps(s, i, j).map((tap) => y(s - 1, flat(stages[s - 1].shape, [tap.i, tap.j, c])));
+  const equal = values.filter((value) => value === y(s, to)).length;
+  if (equal < 2) return null;
+  const count = COUNT[equal] ?? String(equal);
+  return [equal === values.length ? `All ${count.toLowerCase()} are ` : `${count} are `, num(y(s, to), `y ${s} ${to}`), "; the first of equals counts as winner."];
 }
 
 // The window, the filter and their products, for one channel at a time; and the filter's way over its map.
@@ -146,16 +161,16 @@ function windowAndKernel(unit, terms, word) {
   const area = receptive(unit, 0);
   return h("div", { class: "pane" },
     title(unit),
-    h("p", { class: "say" }, "One place of one ", word("feature map"), ": the ", word("filter"), " lies on the window below it, each number is multiplied by the one under it, and all are added. Its ",
+    h("p", { class: "say" }, "One place of one ", word("feature map"), ": the ", word("filter"), " lies on the window below it, each number is multiplied by the one under it (\u2299: place by place), and all are added. Its ",
       word("receptive field"), " on the photo: ", ends(area.top, area.bottom, `rf ${s} ${flat(stages[s].shape, at)} rows`), " down, ", ends(area.left, area.right, `rf ${s} ${flat(stages[s].shape, at)} columns`), " across."),
     h("div", { class: "bench" },
       slidePicture(unit, c),
       h("div", { class: "grids" },
         grid(`x: ${stages[s - 1].name}, channel ${c}`, win, cells, (cell) => cell.x, (cell) => (cell.from === null ? "padding" : `y ${s - 1} ${cell.from}`), false),
-        h("span", { class: "sign" }, "\u00d7"),
+        h("span", { class: "sign" }, "\u2299"),
         grid(`w: filter ${at[2]}`, win, cells, (cell) => cell.w, (cell) => `w ${s} ${cell.weight}`, true, (cell) => ({ s, part: "w", at: cell.weightAt })),
         h("span", { class: "sign" }, "="),
-        grid("x\u00b7w", win, cells, (cell) => cell.x * cell.w, (cell) => (cell.from === null ? "padding" : `product ${s} ${cell.from} ${cell.weight}`), true))),
+        grid("x \u2299 w, place by place", win, cells, (cell) => cell.x * cell.w, (cell) => (cell.from === null ? "padding" : `product ${s} ${cell.from} ${cell.weight}`), true))),
     channelStrip(s, c, byChannel, flat(stages[s].shape, at)),
     pastFilter(s, c, at[2]));
 }
@@ -328,6 +343,7 @@ function pool(unit, word) {
   const top = Math.max(...values.map(Math.abs));
   const rows = Array.from({ length: win.kh }, (_, a) => inside.filter((tap) => tap.a === a));
   const area = receptive(unit, 0);
+  const equal = tie(s, k);
   return [h("div", { class: "pane" }, title(unit),
     h("p", { class: "say" }, word("max-pooling", "Max-pooling"), ": of the numbers in its window the largest goes on, the others are let go."),
     h("div", { class: "bench" },
@@ -336,9 +352,9 @@ function pool(unit, word) {
         const from = flat(stages[s - 1].shape, [tap.i, tap.j, at[2]]);
         return h("td", { class: from === winner ? "winner" : "", style: colourCell(y(s - 1, from), top, false) }, h("button", { type: "button", "data-key": `pool ${tap.a} ${tap.b}`, "aria-label": `${unitName({ s: s - 1, at: [tap.i, tap.j, at[2]] })}${from === winner ? ", the winner" : ""}`, onclick: () => set({ unit: { s: s - 1, at: [tap.i, tap.j, at[2]] } }) }, num(y(s - 1, from), `y ${s - 1} ${from}`)));
       })))))), slideOnly()),
-  h("div", { class: "pane" }, h("h3", {}, "The largest"),
+  h("div", { class: "pane" }, h("h3", {}, equal ? "The first of equals" : "The largest"),
     h("div", { class: "formula" }, h("p", {}, "y = max(", values.map((value, i) => [i ? ", " : "", num(value, `y ${s - 1} ${flat(stages[s - 1].shape, [inside[i].i, inside[i].j, at[2]])}`)]), ") = ", num(y(s, k), `y ${s} ${k}`))),
-    h("p", { class: "say" }, "The winner is ", unitLink(s - 1, winner), "; only it will get a gradient back.", values.every((value) => value === values[0]) ? " All are equal: the first of them counts as the winner." : ""),
+    h("p", { class: "say" }, "The winner is ", unitLink(s - 1, winner), "; only it will get a gradient back.", equal ? [" ", equal] : null),
     h("p", { class: "say" }, "Its ", word("receptive field"), " on the photo: ", ends(area.top, area.bottom, `rf ${s} ${k} rows`), " down, ", ends(area.left, area.right, `rf ${s} ${k} columns`), " across."),
     whereNext(unit, k))];
 }

@@ -3,7 +3,7 @@
 import { css, ink, sign, strength, table } from "./colours.js";
 import { array, meta } from "./data.js";
 import { canvas, h, replace, svg } from "./elements.js";
-import { gy, gz, isMap, last, receptive, sizeOf, stages, stored, unflat, unitName, y } from "./network.js";
+import { gy, gz, isMap, last, receptive, sizeOf, stages, stored, unflat, unitName, y, z } from "./network.js";
 import { num, written } from "./numbers.js";
 import { pastEpoch, sameUnit, set, state } from "./state.js";
 import { SENTENCES } from "./words.js";
@@ -133,7 +133,7 @@ function drawColumn(s) {
   }
   if (column.kind === "photo" && !values.signed) {
     drawPhoto(column);
-    column.range.textContent = "red, green, blue";
+    column.range.textContent = stages[0].shape[2] === 1 ? "grey" : "red, green, blue";
     return;
   }
   const shape = values.small ? [...values.small, stages[s].shape[2]] : stages[s].shape;
@@ -149,7 +149,7 @@ function drawColumn(s) {
     context.fillRect(x, yy, size - 1, (column.kind === "classes" ? column.size : size) - 1);
   }
   const end = s === last && !values.signed ? "0 to 1" : values.signed ? `\u00b1${written(top, 3)}` : `0 to ${written(top, 3)}`;
-  replace(column.range, end);
+  replace(column.range, `colours: ${end}`);
 }
 
 function fieldOf(column, k) {
@@ -237,14 +237,14 @@ export function drawOverlay() {
   const readout = document.getElementById("readout");
   const past = pastEpoch();
   replace(readout, h("b", {}, unitName(shown)), " ", past === null ? readoutOf(shown) : `epoch ${meta.epochs.numbers[past]}: the maps as they were then`,
-    h("span", { class: "what" }, state.view === "backward" && past === null ? "Orange: the loss grows with this number; blue: it falls." : SENTENCES[shown.s === last ? "output" : stages[shown.s].kind]));
+    h("span", { class: "what" }, state.view === "backward" && past === null ? "The maps show \u2202loss/\u2202y, before the ReLU gate: where ReLU is off it goes no further back. Orange: the loss grows with this number; blue: it falls." : SENTENCES[shown.s === last ? "output" : stages[shown.s].kind]));
 }
 
 function readoutOf(unit) {
   const k = sizeIndex(unit);
   if (state.view === "backward") {
     const g = unit.s === last ? gz(unit.s, k) : gy(unit.s, k);
-    return ["gradient ", g === null ? "\u2013" : num(g, `${unit.s === last ? "gz" : "gy"} ${unit.s} ${k}`)];
+    return [unit.s === last ? "\u2202loss/\u2202z " : "\u2202loss/\u2202y ", g === null ? "\u2013" : num(g, `${unit.s === last ? "gz" : "gy"} ${unit.s} ${k}`), stages[unit.s].activation === "relu" && stored(unit.s, "z") ? (z(unit.s, k) > 0 ? ", which ReLU lets through" : ", which ReLU stops: it is off here") : ""];
   }
   const area = isMap(0) ? receptive(unit, 0) : null;
   const sees = area && unit.s > 0 && area.top !== undefined

@@ -45,7 +45,7 @@ function drawInspector() {
   const place = document.getElementById("view");
   place.setAttribute("aria-labelledby", `tab-${state.view}`);
   const past = pastEpoch();
-  const note = past === null || state.view === "photo" ? null : h("p", { class: "note" }, `The landscape shows epoch ${meta.epochs.numbers[past]}; the numbers below belong to the finished network.`);
+  const note = past === null || state.view === "photo" ? null : h("p", { class: "note" }, `The pictures above show epoch ${meta.epochs.numbers[past]}; the numbers below belong to the finished network.`);
   place.className = `view-${state.view}`;
   replace(place, note, DRAW[state.view](word));
 }
@@ -59,8 +59,8 @@ function drawVerdict() {
   const value = sigmoid ? (best ? own[0] : 1 - own[0]) : own[best];
   const loss = past === null ? meta.loss : meta.epochs.loss[past];
   replace(document.getElementById("verdict"),
-    h("span", { class: "file" }, meta.photo), h("span", { class: "class said" }, meta.classes[best]), num(value, past === null ? "said" : `said.past ${past}`, 3),
-    h("span", { class: meta.labelled ? (best === meta.true ? "right" : "wrong") : "" }, meta.labelled ? (best === meta.true ? "right" : ["wrong: it is ", h("span", { class: "class" }, meta.classes[meta.true])]) : "as the model says"),
+    h("span", { class: "file" }, meta.photo), h("span", {}, "the network says ", h("span", { class: "class said" }, meta.classes[best])), h("span", {}, "with probability ", num(value, past === null ? "said" : `said.past ${past}`, 3)),
+    h("span", { class: meta.labelled ? (best === meta.true ? "right" : "wrong") : "" }, meta.labelled ? (best === meta.true ? "answer: right" : ["answer: wrong, it is ", h("span", { class: "class" }, meta.classes[meta.true])]) : "as the model says"),
     h("span", { class: "loss" }, "loss ", num(loss, past === null ? "loss" : `loss.past ${past}`)));
 }
 

@@ -20,6 +20,12 @@ export function written(value, digits = 4) {
   return text.replaceAll("-", MINUS);
 }
 
+// "1/255 = " in front of a number that is one over a whole one; else nothing.
+export function fraction(value) {
+  const whole = Math.round(1 / value);
+  return whole > 1 && Math.abs(value * whole - 1) < 1e-6 ? `1/${whole} = ` : "";
+}
+
 // A number on the page; `address` says what it is in words that the tests know, such as "y 1 5 6 0".
 export function num(value, address, digits = 4) {
   const exact = value === null || value === undefined ? "" : String(value);

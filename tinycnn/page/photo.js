@@ -4,7 +4,7 @@
 import { array, meta } from "./data.js";
 import { canvas, h, keep } from "./elements.js";
 import { stages } from "./network.js";
-import { num, written } from "./numbers.js";
+import { fraction, num, written } from "./numbers.js";
 import { set, state } from "./state.js";
 
 export function photoView(word) {
@@ -16,7 +16,7 @@ export function photoView(word) {
     h("div", { class: "pane" }, h("h2", {}, "The photo"),
       h("div", { class: "photos" },
         h("figure", {}, image, h("figcaption", {}, `as it is: ${picture.size[1]}\u00d7${picture.size[0]}`)),
-        h("figure", {}, pixels("pixels", 0, rows, cols, 150), h("figcaption", {}, `as the network sees it: ${cols}\u00d7${rows}, ${settings.interpolation}${settings.rescale ? `, times ${written(settings.rescale)}` : ""}`)),
+        h("figure", {}, pixels("pixels", 0, rows, cols, 150), h("figcaption", {}, `as the network sees it: ${cols}\u00d7${rows}, ${settings.interpolation}${settings.rescale ? `, times ${fraction(settings.rescale)}${written(settings.rescale)}` : ""}`)),
         meta.class_maps ? classMap(rows, cols, word) : null)),
     h("div", { class: "pane" }, h("h3", {}, word("augmentation", "Augmentation"), ": twelve draws"),
       h("p", { class: "say" }, picture.augmented === false ? "This run was trained without; so the photo would have been changed:" : "In training each epoch showed every photo changed like this, at random:"),
@@ -66,5 +66,5 @@ function classMap(rows, cols, word) {
   stamp(context, data, 150, (rows / cols) * 150, true);
   const choice = keep("class map", () => h("select", { "aria-label": "class of the map", "data-key": "class map", onchange: (event) => set({ look: Number(event.target.value) }) }, meta.classes.slice(0, count).map((name, k) => h("option", { value: k }, name))));
   choice.value = chosen;
-  return h("figure", {}, element, h("figcaption", {}, word("Grad-CAM"), " for ", choice, h("br"), top > 0 ? [`what in ${stages[stage].name} speaks for it; strongest `, num(top, `cam ${chosen}`)] : `nothing in ${stages[stage].name} speaks for it`));
+  return h("figure", {}, element, h("figcaption", {}, word("Grad-CAM"), " for ", choice, h("br"), top > 0 ? [`what in ${stages[stage].name} speaks for it; strongest `, num(top, `cam ${chosen}`), ". ReLU is applied to the sum: what speaks against it is left out."] : `nothing in ${stages[stage].name} speaks for it`));
 }

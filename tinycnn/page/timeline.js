@@ -24,7 +24,8 @@ export function drawTimeline() {
   play.setAttribute("aria-label", state.playing === "epochs" ? "Pause" : "Play the epochs");
   replace(place,
     h("div", { class: "scrub" }, play, slider, h("p", {}, "epoch ", h("b", {}, String(numbers[shown])), ` of ${numbers[lastEpoch()]}`, outcome(shown))),
-    curve("loss", shown, false), curve("accuracy", shown, true));
+    curve("loss", shown, false), curve("accuracy", shown, true),
+    keep("explained", () => h("details", { class: "explained", open: matchMedia("(min-width: 861px)").matches }, h("summary", {}, "What the curves show"), trainedOn(), "Test: the test photos as they are, with the weights at the epoch's end.")));
 }
 
 function outcome(shown) {
@@ -39,6 +40,11 @@ function outcome(shown) {
 export function playEpochs() {
   if (state.playing === "epochs") return set({ playing: null });
   set({ playing: "epochs", epoch: state.epoch === null || state.epoch >= lastEpoch() ? 0 : state.epoch });
+}
+
+function trainedOn() {
+  const photos = meta.picture.augmented === false ? "the photos as they are" : meta.picture.augmented ? "augmented photos" : "the training photos";
+  return `Training: the running mean over ${photos} during the epoch, while the weights change. `;
 }
 
 // Training and test curve of one number over the epochs, with the cursor on both.

@@ -85,7 +85,7 @@ function checked(weight, id, word) {
   const dense = stages[weight.s].kind === "dense" || weight.part === "b";
   return h("div", { class: "check" },
     h("p", {}, word("finite difference", "Finite difference"), ": (loss(w + h) \u2212 loss(w \u2212 h)) / 2h = ", num(difference, `fd ${id}`)),
-    h("p", {}, "off by ", num(off, `off ${id}`, 2), " of it; the engine works out the gradient in float32, the difference in float64."),
+    h("p", {}, "The gradient above and this differ by ", num(off, `off ${id}`, 2), " of the larger of the two (the relative error); the engine works out the gradient in float32, the difference in float64."),
     h("p", { class: "say" }, dense && weight.part === "w" ? [`Moving this weight moves the sum of its unit alone; h is chosen so that the sum moves by ${meta.h}.`] : [`h = ${meta.h}; the engine ran the network on from this layer twice.`]));
 }
 
@@ -103,8 +103,32 @@ function steps(weight, id) {
       line("v\u0302", `v / (1 \u2212 ${b2}^t)`, h("br"), "= ", n("v_hat")),
       line("step", `${rate}\u00b7m\u0302 / (\u221av\u0302 + \u03b5\u0302)`, h("br"), `= ${rate}\u00b7`, signed(it.m_hat, `m_hat ${id}`), " / (\u221a", n("v_hat"), " + ", num(eps, "epsilon_hat"), ") = ", n("step")),
       line("new w", "w \u2212 step", h("br"), "= ", n("w", 6), " \u2212 ", signed(it.step, `step ${id}`), " = ", n("after", 6)))),
-    h("p", { class: "say" }, iteration > 1 ? `The run had made ${(iteration - 1).toLocaleString("en")} steps: m\u2080 and v\u2080 are what Adam remembered of them.` : "Adam is new here: no checkpoint of the run was found, so m\u2080 and v\u2080 are 0.", " \u03b5\u0302 is Keras's \u03b5 = ", String(meta.step.epsilon), ", corrected alike."),
+    why(it, id),
+    h("p", { class: "say" }, iteration > 1 ? `The run had made ${(iteration - 1).toLocaleString("en")} steps: m\u2080 and v\u2080 are what Adam remembered of them.` : "Adam is new here: no checkpoint of the run was found, so m\u2080 and v\u2080 are 0.", ` Keras adds its \u03b5 = ${meta.step.epsilon} to \u221av; beside \u221av\u0302 that is \u03b5\u0302 = \u03b5 / \u221a(1 \u2212 ${b2}^t).`),
   ];
+}
+
+// In words: why the weight moves this way, and by how much.
+function why(it, id) {
+  const { learning_rate: rate, beta_1: b1, iteration } = meta.step;
+  const photo = (1 - b1) * it.g;
+  const memory = b1 * it.m0;
+  const way = (share) => h("b", {}, share > 0 ? "down" : "up"); // a weight moves against m
+  const asks = photo === 0 ? ["This photo's gradient is 0: it asks for nothing. "]
+    : [`This photo's gradient is ${photo > 0 ? "above" : "below"} 0, so it asks the weight to go `, way(photo), ", by its share of m, ", num(photo, `share_g ${id}`), ". "];
+  const remembers = memory === 0 ? ["There is no memory of earlier steps to join in. "]
+    : ["The memory of earlier steps asks for ", way(memory), ", by its share, ", num(memory, `share_m ${id}`), ". "];
+  const both = photo !== 0 && memory !== 0;
+  const stronger = Math.abs(memory) > Math.abs(photo) ? "memory" : "photo";
+  const ratio = Math.max(Math.abs(memory), Math.abs(photo)) / Math.min(Math.abs(memory), Math.abs(photo));
+  const together = !both ? null : ["The ", stronger, " is ", num(ratio, `stronger ${id}`, 3), " times as strong as the ", stronger === "photo" ? "memory" : "photo", photo * memory > 0 ? ", and both agree: " : " and prevails: "];
+  const pace = Math.abs(it.step) / rate;
+  const size = pace > 1 ? "so large" : "only so large";
+  const moves = it.step === 0 ? ["So the weight stays where it is."]
+    : [both ? "the weight goes " : "So the weight goes ", way(it.step), ". The step is ", num(pace, `pace ${id}`, 3), ` times the learning rate (${rate}), because m\u0302 is ${size} beside \u221av\u0302: the quotient of the two is the step in learning rates.`];
+  return h("div", { class: "why" },
+    h("p", {}, asks, remembers, together, moves),
+    h("p", { class: "say" }, `The page takes this one step itself: with this one photo, as a batch of one, from ${iteration > 1 ? "the weights and the memory that the run ended with" : "the weights of the model file"}. The run's own steps were taken with batches of photos.`));
 }
 
 const round = (value) => String(Number(value.toPrecision(6)));

@@ -2,7 +2,7 @@
 
 export const GLOSSARY = {
   "activation": "What a unit hands on: its sum, after a simple function such as ReLU or sigmoid.",
-  "Adam": "The rule that turns gradients into steps (Kingma and Ba, 2015). It follows a running mean of the gradient (m), divided by the root of a running mean of its square (v), so that every weight moves at a similar pace.",
+  "Adam": "The rule that turns gradients into steps (Kingma and Ba, 2015). It follows a running mean of the gradient (m), divided by the root of a running mean of its square (v), so that the size of a step depends on how steadily a weight's gradients agree in sign, and little on how large they are: about the learning rate where they all agree, much less where they change about, and for a while more where gradients grow suddenly.",
   "augmentation": "Showing the network each training photo a little sheared, zoomed and perhaps mirrored, differently in every epoch, so that it cannot learn single pixels by heart.",
   "backward pass": "Working out the gradient of the loss for every number of the network, from the last to the first.",
   "bias": "A number that is added to a unit's sum, the same at every place.",
@@ -16,7 +16,7 @@ export const GLOSSARY = {
   "finite difference": "A check of a gradient: move one weight a little up, then a little down, and see how the loss differs, divided by how far the weight was moved.",
   "flatten": "The numbers of all maps in one row, so that a dense layer can read them.",
   "gradient": "How fast the loss grows when a number grows: to lessen the loss, weights move against their gradients.",
-  "Grad-CAM": "A map of where the last convolution saw what speaks for a class: its maps, each weighted by its mean gradient.",
+  "Grad-CAM": "A map of where the last convolution saw what speaks for a class: its maps, each weighted by its mean gradient and added up; then ReLU keeps what is above 0.",
   "loss": "How wrong the network was about this photo, as one number that learning makes smaller.",
   "max-pooling": "Keeping the largest of a few neighbours, and letting the others go.",
   "receptive field": "The part of the photo that can reach a unit: what lies outside cannot change it.",
