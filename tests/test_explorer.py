@@ -557,6 +557,17 @@ def test_what_is_shown_is_named(fish, browser):
         assert "relative error" in tab.text(".check")
 
 
+def test_moves_beyond_the_learning_rate_are_remarked_on(fish, browser, tmp_path):
+    page = fish[2].read_text(encoding="utf-8")
+    for step, remarked in (("0.0023", True), ("0.0009", False)):
+        changed, count = re.subn(r'"step": ?-?[\d.e-]+, ?"after"', f'"step":{step},"after"', page, count=1)
+        assert count == 1
+        (tmp_path / "page.html").write_text(changed, encoding="utf-8")
+        with Reader(browser, tmp_path / "page.html") as tab:
+            tab.go("v=step")
+            assert ("come of momentum" in tab.text("#view")) == remarked
+
+
 def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
     subject, meta, file = fish
     truth = Truth(subject, meta)

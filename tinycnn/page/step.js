@@ -32,8 +32,9 @@ export function stepView(word) {
           return h("tr", {}, h("th", { scope: "row" }, weightLink(weight)), h("td", {}, num(mover.before, `w ${id}`)), h("td", {}, num(-mover.step, `moved ${id}`)), h("td", {}, num(mover.after, `after ${id}`)));
         }))),
       h("p", { class: "say" }, "Change is after minus before: the step, with its sign turned. ", step.iteration > 1 ? ["Adam goes on in the direction of the steps before this one: a weight may move although this photo gives it no gradient.",
-        far > step.learning_rate * 1.01 ? [" Moves larger than the learning rate, ", String(step.learning_rate), ", up to ", num(far, "far"), " here, come of momentum: steps before this one that pulled the same way."] : null] : "In its first step Adam moves every weight that has a gradient by about the learning rate, whatever the gradient's size.")),
+        far > step.learning_rate * 1.01 ? [" Moves larger than the learning rate, ", String(step.learning_rate), ", up to ", num(far, "far"), ` here, come of momentum: of the last ${memory(step.beta_1)} or so gradients, which m remembers, that pull the same way and are large beside the last ${memory(step.beta_2)} or so, which v remembers. This photo's is one of them.`] : null] : "In its first step Adam moves every weight that has a gradient by about the learning rate, whatever the gradient's size.")),
   ];
 }
 
+const memory = (beta) => Math.round(1 / (1 - beta)).toLocaleString("en");
 const bar = (p) => h("span", { class: "p-bar", "aria-hidden": "true" }, h("i", { style: { width: `${p * 100}%` } }));

@@ -123,9 +123,9 @@ function why(it, id) {
   const ratio = Math.max(Math.abs(memory), Math.abs(photo)) / Math.min(Math.abs(memory), Math.abs(photo));
   const together = !both ? null : ["The ", stronger, " is ", num(ratio, `stronger ${id}`, 3), " times as strong as the ", stronger === "photo" ? "memory" : "photo", photo * memory > 0 ? ", and both agree: " : " and prevails: "];
   const pace = Math.abs(it.step) / rate;
-  const size = pace > 1 ? "so large" : "only so large";
+  const size = pace > 1 ? "so large beside" : "smaller than";
   const moves = it.step === 0 ? ["So the weight stays where it is."]
-    : [both ? "the weight goes " : "So the weight goes ", way(it.step), ". The step is ", num(pace, `pace ${id}`, 3), ` times the learning rate (${rate}), because m\u0302 is ${size} beside \u221av\u0302: the quotient of the two is the step in learning rates.`];
+    : [both ? "the weight goes " : "So the weight goes ", way(it.step), ". The step is ", num(pace, `pace ${id}`, 3), ` times the learning rate (${rate}), because m\u0302 is ${size} \u221av\u0302 + \u03b5\u0302: their quotient is the step in learning rates.`];
   return h("div", { class: "why" },
     h("p", {}, asks, remembers, together, moves),
     h("p", { class: "say" }, `The page takes this one step itself: with this one photo, as a batch of one, from ${iteration > 1 ? "the weights and the memory that the run ended with" : "the weights of the model file"}. The run's own steps were taken with batches of photos.`));
