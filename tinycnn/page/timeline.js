@@ -25,7 +25,7 @@ export function drawTimeline() {
   replace(place,
     h("div", { class: "scrub" }, play, slider, h("p", {}, "epoch ", h("b", {}, String(numbers[shown])), ` of ${numbers[lastEpoch()]}`, outcome(shown))),
     curve("loss", shown, false), curve("accuracy", shown, true),
-    keep("explained", () => h("details", { class: "explained", open: matchMedia("(min-width: 861px)").matches }, h("summary", {}, "What the curves show"), trainedOn(), "Test: the test photos as they are, with the weights at the epoch's end.")));
+    keep("explained", () => h("details", { class: "explained" }, h("summary", {}, "What the curves show"), trainedOn(), "Test: the test photos as they are, with the weights at the epoch's end.")));
 }
 
 function outcome(shown) {
