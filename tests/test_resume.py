@@ -142,6 +142,11 @@ def settings_of_another_type(out: Path, photos: Path) -> None:
     (out / "config.toml").write_text(text.replace("seed = 0", 'seed = "none"'))
 
 
+def no_number_of_steps(out: Path, photos: Path) -> None:
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(text + 'steps_per_epoch = "all"\n')
+
+
 def settings_gone(out: Path, photos: Path) -> None:
     (out / "config.toml").unlink()
 
@@ -158,6 +163,7 @@ CHANGES = {
     image_new: "1 new, first test/stripes/99.png",
     settings_damaged: "config.toml cannot be read",
     settings_of_another_type: "config.toml says seed = 'none', which is no such value",
+    no_number_of_steps: "config.toml says steps_per_epoch = 'all', which is no such value",
     settings_gone: "no config.toml there; name the folder of a run",
     checkpoint_damaged: "checkpoint.safetensors: ",
 }

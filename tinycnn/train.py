@@ -156,26 +156,25 @@ def train(options: argparse.Namespace) -> None:
         _finish(model, training, test, history, out, seconds)
 
 
+SAID_ANEW = {"resume", "epochs", "threads", "quiet", "checkpoint_every"}  # options of who goes on with a run
+
+
 def _settings_of(run: Path, options: argparse.Namespace) -> argparse.Namespace:
-    """The options that a run was started with, and what may be another now."""
+    """The options that a run was started with, but for those that are said anew. Raises UsageError, DataError."""
     p = parser()
     given = {name for name, value in vars(options).items() if value != p.get_default(name)}
-    if wrong := sorted(given - {"resume", "epochs", "threads", "quiet", "checkpoint_every"}):
+    if wrong := sorted(given - SAID_ANEW):
         names = ", ".join("DATA" if name == "data" else f"--{name.replace('_', '-')}" for name in wrong)
         raise UsageError(f"--resume {show(run)}: a run goes on with its own settings; leave out {names}")
-    settings = read_settings(run)
-    found = {name: settings.get(name, p.get_default(name)) for name in vars(options)}
-    for name in given:
-        found[name] = getattr(options, name)
-    for name, value in found.items():
-        default = p.get_default(name)
-        if name in ("data", "out", "resume"):
-            found[name] = None if value is None else Path(value)
-        elif default is not None and type(value) is not type(default):
+    types = {name: type(p.get_default(name)) for name in vars(options)} | {"data": str, "steps_per_epoch": int}
+    anew = given | SAID_ANEW - {"epochs"} | {"out"}
+    kept = {name: value for name, value in read_settings(run).items() if name in types and name not in anew}
+    for name, value in kept.items():
+        if type(value) is not types[name]:
             raise DataError(f"--resume {show(run)}: config.toml says {name} = {value!r}, which is no such value")
-    if found["threads"] is None or "threads" not in given:
-        found["threads"] = getattr(options, "threads", None)
-    return argparse.Namespace(**found)
+    if "data" in kept:
+        kept["data"] = Path(kept["data"])
+    return argparse.Namespace(**vars(options) | kept)
 
 
 class Run(NamedTuple):
