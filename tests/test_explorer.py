@@ -33,6 +33,7 @@ VIEWS = ("forward", "backward", "weight", "step", "photo")
 BAD_NAME = "<img src=x onerror=alert(1)>"
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+slow = pytest.mark.slow
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM")
 
 
@@ -220,7 +221,7 @@ def some_weights(meta: dict, rng, each: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("which", ["fish", "deep"])
+@pytest.mark.parametrize("which", ["fish", pytest.param("deep", marks=slow)])
 def test_every_number_is_the_engine_s(which, browser, request):
     subject, meta, file = request.getfixturevalue(which)
     truth, rng, counts = Truth(subject, meta), np.random.default_rng(7), Counter()
@@ -263,6 +264,7 @@ def test_the_page_opens_from_a_file_and_asks_for_nothing(fish, browser):
         assert policy.startswith("default-src 'none'")
 
 
+@slow
 def test_the_browser_runs_no_script_that_is_not_the_page_s(fish, browser):
     with Reader(browser, fish[2]) as tab:
         tab.page.evaluate("""() => {
@@ -275,6 +277,7 @@ def test_the_browser_runs_no_script_that_is_not_the_page_s(fish, browser):
         assert tab.page.evaluate("window.ran") is None
 
 
+@slow
 def test_text_from_outside_stays_text(deep, browser):
     with Reader(browser, deep[2]) as tab:
         for view in VIEWS:
@@ -287,7 +290,7 @@ def test_text_from_outside_stays_text(deep, browser):
         assert tab.said == []
 
 
-@pytest.mark.parametrize("key", ["w", "f"])
+@pytest.mark.parametrize("key", ["w", pytest.param("f", marks=slow)])
 def test_a_link_shows_the_same_again(key, fish, browser):
     with Reader(browser, fish[2]) as tab:
         tab.page.click("#theme-button")
@@ -309,6 +312,7 @@ def test_a_link_shows_the_same_again(key, fish, browser):
         assert tab.page.evaluate("location.hash") == fragment
 
 
+@slow
 @pytest.mark.parametrize(
     "fragment",
     ["u=99.1&v=nothing", "u=1.999.0.0", "u=1.0.0", "w=1.w.0", "e=77&t=pink&c=-1", "%%%", "u=__proto__", "=&&=="],
@@ -347,6 +351,7 @@ def test_the_keyboard_alone_reaches_every_view(fish, browser):
         assert not tab.page.evaluate("document.getElementById('help').open")
 
 
+@slow
 def test_everything_that_can_be_used_is_reached_by_tab(fish, browser):
     with Reader(browser, fish[2]) as tab:
         reached = set()
@@ -358,6 +363,7 @@ def test_everything_that_can_be_used_is_reached_by_tab(fish, browser):
         assert {"help-button", "theme-button", "link-button", "columns", "tab-forward", "view", "timeline"} <= reached
 
 
+@slow
 def test_the_filter_slides_pauses_and_steps(fish, browser):
     with Reader(browser, fish[2]) as tab:
         tab.go("u=1.0.0.1&v=forward")
@@ -380,6 +386,7 @@ def test_the_filter_slides_pauses_and_steps(fish, browser):
         assert tab.said == []
 
 
+@slow
 def test_the_time_line_takes_the_landscape_back(fish, browser):
     picture = "document.querySelector('canvas[data-stage=\"1\"]').toDataURL()"
     with Reader(browser, fish[2]) as tab:
@@ -411,6 +418,7 @@ def test_pointing_shows_what_a_unit_sees(fish, browser):
         assert readout.startswith(tab.text("#view h2").strip())
 
 
+@slow
 def test_a_moving_pointer_is_answered_at_once(fish, browser):
     """Generous here, for busy machines: what a quiet one takes is a few milliseconds."""
     script = """async () => {
@@ -429,9 +437,9 @@ def test_a_moving_pointer_is_answered_at_once(fish, browser):
         assert tab.page.evaluate(script) < 200
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["fish", "deep"])
+@pytest.mark.parametrize("size", [pytest.param((1280, 800), marks=slow), (390, 844)])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=slow)])
+@pytest.mark.parametrize("which", ["fish", pytest.param("deep", marks=slow)])
 def test_it_fits_the_screen_and_can_be_read(which, scheme, size, browser, request):
     """No view is wider than the screen, no text paler than WCAG AA asks, every control has a name."""
     _, meta, file = request.getfixturevalue(which)
@@ -472,6 +480,7 @@ NAMELESS = """() => {
 }"""
 
 
+@slow
 def test_nothing_moves_for_those_who_ask_for_that(fish, browser):
     with Reader(browser, fish[2], reduced_motion="reduce") as tab:
         moving = tab.page.evaluate("""[...document.querySelectorAll('*')].map(e => getComputedStyle(e)).filter(
@@ -484,6 +493,7 @@ CUT = """() => [...document.querySelectorAll('#view table, .formula, #views, #co
   .map(e => [getComputedStyle(e).overflowX, getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1])"""
 
 
+@slow
 def test_on_a_phone_what_is_cut_scrolls_and_shows_it(fish, browser):
     seen = []
     with Reader(browser, fish[2], (390, 844)) as tab:
@@ -502,6 +512,7 @@ def test_on_a_phone_what_is_cut_scrolls_and_shows_it(fish, browser):
         assert "running mean" in tab.text("#timeline")
 
 
+@slow
 def test_touch_chooses_too(fish, browser):
     with Reader(browser, fish[2], (390, 844), has_touch=True, is_mobile=True) as tab:
         canvas = tab.page.query_selector("canvas[data-stage='0']")
@@ -511,6 +522,7 @@ def test_touch_chooses_too(fish, browser):
         assert tab.overflow() <= 0
 
 
+@slow
 def test_backwards_the_maps_say_what_they_show_and_which_gates_are_closed(fish, browser):
     subject, meta, file = fish
     sums = Truth(subject, meta).stages[1][0].output[0]
@@ -523,6 +535,7 @@ def test_backwards_the_maps_say_what_they_show_and_which_gates_are_closed(fish, 
             assert ("which ReLU stops" in readout) == bool(sums[tuple(place)] <= 0)
 
 
+@slow
 def test_the_movers_show_the_way_that_they_moved(fish, browser):
     with Reader(browser, fish[2]) as tab:
         tab.go("v=step")
@@ -536,6 +549,7 @@ def test_the_movers_show_the_way_that_they_moved(fish, browser):
         assert ("come of momentum" in tab.text("#view")) == beyond
 
 
+@slow
 def test_what_is_shown_is_named(fish, browser):
     with Reader(browser, fish[2]) as tab:
         assert re.search(
@@ -557,6 +571,7 @@ def test_what_is_shown_is_named(fish, browser):
         assert "relative error" in tab.text(".check")
 
 
+@slow
 def test_moves_beyond_the_learning_rate_are_remarked_on(fish, browser, tmp_path):
     page = fish[2].read_text(encoding="utf-8")
     for step, remarked in (("0.0023", True), ("0.0009", False)):
@@ -568,6 +583,7 @@ def test_moves_beyond_the_learning_rate_are_remarked_on(fish, browser, tmp_path)
             assert ("come of momentum" in tab.text("#view")) == remarked
 
 
+@slow
 def test_why_a_weight_moves_is_told_from_its_numbers(fish, browser):
     subject, meta, file = fish
     truth = Truth(subject, meta)
