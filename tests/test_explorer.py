@@ -558,6 +558,7 @@ def test_what_is_shown_is_named(fish, browser):
         assert all(
             text.startswith("colours: ") for text in tab.page.locator(".column:not(.photo) .range").all_inner_texts()
         )
+        tab.page.locator("#timeline summary").click()
         assert "running mean over augmented photos during the epoch" in tab.text("#timeline")
         tab.go("v=forward&u=0.1.1.1")
         assert "times 1/255 = 0.003922" in tab.text("#view")
