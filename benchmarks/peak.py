@@ -5,10 +5,19 @@ from time import perf_counter
 import numba
 import numpy as np
 from tinycnn.kernels.threads import run
-from tinycnn.kernels.vectors import LANES, load, multiply_add, spread, store
+from tinycnn.kernels.vectors import LANES, WIDE, load, multiply_add, spread, store
 
-SUMS = 12  # independent sums: enough to keep every multiplier busy while each waits for its last result
+HALF = 6  # vectors of sums; all of them fill the registers without AVX-512
+SUMS = 2 * HALF if WIDE else HALF  # enough to keep every multiplier busy while each waits for its last result
 ROUNDS = 200_000
+
+
+@numba.njit
+def _load_half(numbers, i):
+    return (
+        load(numbers, i, LANES), load(numbers, i + LANES, LANES), load(numbers, i + 2 * LANES, LANES),
+        load(numbers, i + 3 * LANES, LANES), load(numbers, i + 4 * LANES, LANES), load(numbers, i + 5 * LANES, LANES),
+    )  # fmt: skip
 
 
 @numba.njit
@@ -16,29 +25,21 @@ def _step(sums, x, y):
     return (
         multiply_add(sums[0], x, y), multiply_add(sums[1], x, y), multiply_add(sums[2], x, y),
         multiply_add(sums[3], x, y), multiply_add(sums[4], x, y), multiply_add(sums[5], x, y),
-        multiply_add(sums[6], x, y), multiply_add(sums[7], x, y), multiply_add(sums[8], x, y),
-        multiply_add(sums[9], x, y), multiply_add(sums[10], x, y), multiply_add(sums[11], x, y),
-    )  # fmt: skip
-
-
-@numba.njit
-def _load_all(numbers):
-    return (
-        load(numbers, 0, LANES), load(numbers, LANES, LANES), load(numbers, 2 * LANES, LANES),
-        load(numbers, 3 * LANES, LANES), load(numbers, 4 * LANES, LANES), load(numbers, 5 * LANES, LANES),
-        load(numbers, 6 * LANES, LANES), load(numbers, 7 * LANES, LANES), load(numbers, 8 * LANES, LANES),
-        load(numbers, 9 * LANES, LANES), load(numbers, 10 * LANES, LANES), load(numbers, 11 * LANES, LANES),
     )  # fmt: skip
 
 
 @numba.njit(nogil=True)
 def _multiply_and_add(worker, tasks, out, rounds):
     x, y = spread(np.float32(0.5)), spread(np.float32(1))
-    sums = _load_all(out[worker])  # different numbers: equal sums would invite the compiler to make one of them
+    first = _load_half(out[worker], 0)  # different numbers: equal sums would invite the compiler to make one of them
+    second = _load_half(out[worker], HALF * LANES if WIDE else 0)
     for _ in range(rounds):
-        sums = _step(sums, x, y)
-    for i in range(len(sums)):
-        store(out[worker], i * LANES, sums[i], LANES)
+        first = _step(first, x, y)
+        second = _step(second, x, y) if WIDE else second
+    for i in range(HALF):
+        store(out[worker], i * LANES, first[i], LANES)
+        if WIDE:
+            store(out[worker], (HALF + i) * LANES, second[i], LANES)
 
 
 def arithmetic_peak(threads: int) -> float:

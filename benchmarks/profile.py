@@ -4,12 +4,13 @@
 
 The floor of a kernel is the larger of its arithmetic at the processor's peak and its arrays read or written once at
 the speed of a copy; peak and speed are measured first. Winograd's kernel and the routed gradients do fewer products
-than a convolution has: their floor counts those they do. "the rest" is the tape, the loss, padding and
-Winograd's weights.
+than a convolution has: their floor counts those they do, in whole vectors. "the rest" is Python: the tape, the loss,
+and what NumPy does. Here each kernel runs by itself; else those of a step that was met before run as one program.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from tinycnn.kernels import threads
+from tinycnn.kernels.program import Kernel, Program
+from tinycnn.kernels.recording import Call
 
 from tinycnn import set_threads, use_backend
 
@@ -32,35 +35,55 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
     """How many products a call of this kernel does, from its arguments; 0 where memory alone decides."""
     shapes = [a.shape for a in arguments if isinstance(a, np.ndarray)]
     match name:
-        case "_direct":  # weights (KH*KW*C*F,), y (N, OH, OW, F), and the pool's four numbers at the end
-            ph, pw, _, psw = arguments[-4:]
-            (_, oh, ow, _), size = shapes[3], shapes[1][0]
-            return shapes[0][0] * oh * ph * ((ow - 1) * psw + pw) * size
+        case "_direct":  # weights (KH*KW*C*F,), y (N, OH, OW, F), and a start for each window of a row of the pool
+            return shapes[3][0] * shapes[3][1] * shapes[6][0] * shapes[1][0]
         case "_winograd":  # weights (16*C*F,)
             return shapes[0][0] * arguments[-4] * arguments[-3] * shapes[1][0]
         case "_weight_gradients":  # g (N, OH, OW, F), taps (KH*KW*C,)
             return np.prod(shapes[1]) * shapes[0][0]
-        case "weight_gradients_unpooled":  # every position in front of the pool takes part
-            return np.prod(shapes[1]) * arguments[-4] * arguments[-3] * shapes[0][0]
-        case "weight_gradients_routed":  # winner, and gws (SHARDS, F, KH*KW*C)
-            return float((arguments[5] >= 0).sum()) * arguments[7].shape[2]
-        case "input_gradient_routed":  # winner, and weights (F, KH*KW*C)
-            return float((arguments[5] >= 0).sum()) * arguments[6].shape[1]
+        case "weight_gradients_routed":  # winner, and gws (SHARDS, F, KH*LINE)
+            return float((arguments[5] >= 0).sum()) * arguments[8].shape[2]
+        case "input_gradient_routed":  # winner, and weights (F, KH*LINE)
+            return float((arguments[6] >= 0).sum()) * arguments[7].shape[1]
         case "_dense" | "_dense_parts" | "_dense_weight_gradient" | "_dense_input_gradient":
             return shapes[0][0] * shapes[0][1] * shapes[1][1]
     return 0
 
 
 class Watch:
-    """Stands for what `threads.run` calls; notes kernel, seconds, and if `counting` products and bytes of arrays."""
+    """Stands for what runs kernels; notes kernel, seconds, and if `counting` products and bytes of arrays.
+
+    Replayed kernels, which else run as one program, are a program each, so that their seconds can be told apart.
+    """
 
     def __init__(self) -> None:
-        self.run, self.calls, self.counting = threads._run, [], False
+        self.run, self.one_program, self.calls, self.counting = threads._run, threads._one_program, [], False
+
+    def __enter__(self) -> "Watch":
+        threads._run, threads._one_program = self, self.programs  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threads._run, threads._one_program = self.run, self.one_program
 
     def __call__(self, kernel: Any, team: int, *arguments: Any) -> None:
         start = perf_counter()
         self.run(kernel, team, *arguments)
-        seconds, name = perf_counter() - start, kernel.py_func.__name__
+        self.note(kernel, perf_counter() - start, arguments)
+
+    def programs(self, kernels: Sequence[Kernel], batch: np.ndarray) -> list[Call]:
+        """Each kernel as a program of its own."""
+        return [(self.replay, (Program([kernel], batch), batch, kernel)) for kernel in kernels]
+
+    def replay(self, program: Program, batch: np.ndarray, noted: Kernel) -> None:
+        """One kernel of a replay, with the arguments that it was noted with."""
+        start = perf_counter()
+        threads.run_program(program, batch)
+        self.note(noted[0], perf_counter() - start, noted[2])
+
+    def note(self, kernel: Any, seconds: float, arguments: tuple[Any, ...]) -> None:
+        """Add a call."""
+        name = kernel.py_func.__name__
         size = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray)) if self.counting else 0
         self.calls.append((name, seconds, multiply_adds(name, arguments) if self.counting else 0, size))
 
@@ -72,9 +95,8 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
     model = build(make(network), weights(make(network)))
     model.compile("adam", "binary_crossentropy" if model.output_shape == (1,) else "categorical_crossentropy")
     data = list(zip(*batches(make(network)), strict=True))
-    watch, found, totals = Watch(), defaultdict(list), []
-    threads._run = watch
-    try:
+    found, totals = defaultdict(list), []
+    with Watch() as watch:
         for step in range(WARM_UP + steps + 1):
             watch.counting = step == WARM_UP + steps  # that step is not timed
             watch.calls.clear()
@@ -85,8 +107,6 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
                 totals.append(total)
                 for position, (name, seconds, _, _) in enumerate(watch.calls):
                     found[position, name].append(seconds)
-    finally:
-        threads._run = watch.run
     rows = []
     for ((_, name), times), (_, _, products, size) in zip(found.items(), watch.calls, strict=True):
         seconds = median(times)

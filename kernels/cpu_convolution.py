@@ -4,7 +4,7 @@ Here a tile of a matrix product reads the image in place of im2col's copy of it.
 for 3x3 windows, and cpu_routed.py sends gradients only where a pool found its maximum. All arrays are float32.
 """
 
-from functools import lru_cache
+from math import prod
 
 import numba
 import numpy as np
@@ -12,23 +12,14 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .cpu_parts import add_parts, relu_gradient
-from .cpu_routed import (
-    CHUNK,
-    input_gradient_routed,
-    panels,
-    positions,
-    unpooling_is_cheaper,
-    weight_gradients_routed,
-    weight_gradients_unpooled,
-)
+from .cpu_routed import CHUNK, blocks, input_gradient_routed, weight_gradients_routed, whole_vectors
 from .cpu_winograd import winograd, winograd_fits
 from .recording import call
 from .shapes import Windows, windows
 from .threads import next_task, run, workers
-from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_of, store, where
+from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_in_grid, store, where
 
 APART = 16  # numbers of int64 between what two threads write all the time: a cache line has one writer at a time
-CACHED = 64 * 1024  # numbers that stay in a core's second cache beside others
 SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
 
@@ -78,31 +69,31 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     gy, padded = memory.ready(gy), _padded(x, win)
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
     work = n * pool.oh * pool.ow * filters * size
-    at_tap, step = positions(win, pool, width, c), (win.sh * pool.sh, win.sw * pool.sw)
-    gbs = _shards(n, filters)
+    *tables, remaining = blocks(win.kh, win.kw * c, width * c)
+    at_tap = starts_in_grid(pool.kh, pool.kw, win.sh * width * c, win.sw * c)
+    line = whole_vectors(win.kw * c)
+    steps = win.sh * pool.sh, win.sw * pool.sw, line
+    gws, gbs, sums = _shards(n, filters, win.kh * line), _shards(n, filters), memory.empty((filters, win.kh * line))
     team = workers(work, len(gbs))
-    if unpooling_is_cheaper(win, pool, c, filters):
-        gws = _shards(n, size, filters)
-        row = pool.kh * pool.ow * pool.kw * filters  # numbers in front of one row of the pool
-        strip = min(max(CACHED // row, 1), pool.oh)
-        rows, steps = memory.empty((team, strip * row)), (strip, pool.kh, pool.kw, win.sh, win.sw)
-        run(weight_gradients_unpooled, team, _taps(win, width, c), gy, winner, padded, gws, gbs, rows, *steps)
-        add_parts(gws, gw.reshape(size, filters))
-    else:
-        gws, turned = _shards(n, filters, size), memory.empty((filters, size))
-        tables = *panels(win, width, c), at_tap
-        starts, alive = memory.empty((team, CHUNK * filters), np.int32), np.empty((team, filters + APART), np.int64)
-        run(weight_gradients_routed, team, *tables, gy, winner, padded, gws, gbs, starts, alive, *step)
-        add_parts(gws, turned)
-        call(np.copyto, gw.reshape(size, filters), turned.T)
+    corners, alive = np.empty((team, CHUNK + APART), np.int64), np.empty((team, filters + 2 * APART), np.int32)
+    end = memory.empty((prod(padded.shape[1:]) + LANES,))
+    run(weight_gradients_routed, team, *tables, at_tap, gy, winner, padded, end, gws, gbs, corners, alive, *steps)
+    add_parts(gws, sums)
+    call(np.copyto, gw.reshape(win.kh, win.kw * c, filters), _lines(sums, win, c).transpose(1, 2, 0))
     call(np.add.reduce, gbs, 0, None, gb)
     if not input_needed:
         return None, gw, gb
-    kernel = memory.ready(w.reshape(size, filters).T)  # (F, KH*KW*C)
+    kernel = memory.zeros((filters, win.kh * line))
+    call(np.copyto, _lines(kernel, win, c), w.reshape(win.kh, win.kw * c, filters).transpose(2, 0, 1))
     gpadded, team = memory.empty(padded.shape), workers(work, n)
     alive = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
-    run(input_gradient_routed, team, *panels(win, width, c), at_tap, gy, winner, kernel, gpadded, alive, *step)
+    run(input_gradient_routed, team, *tables, remaining, at_tap, gy, winner, kernel, gpadded, alive, *steps)
     return _cropped(gpadded, win), gw, gb
+
+
+def _lines(weights, win: Windows, c: int):
+    """The numbers of (F, KH*LINE) that are weights: (F, KH, KW*C)."""
+    return weights.reshape(len(weights), win.kh, -1)[:, :, : win.kw * c]
 
 
 def _shards(n, *shape):
@@ -131,11 +122,9 @@ def _cropped(padded, win: Windows):
     return padded[:, win.top : win.top + win.h, win.left : win.left + win.w]
 
 
-@lru_cache
 def _taps(win: Windows, width: int, c: int):
     """Where each of the KH*KW*C numbers of a window lies in the flat image, counted from the window's corner."""
-    line, q = np.divmod(np.arange(win.taps * c), win.kw * c)
-    return line * width * c + q
+    return starts_in_grid(win.kh, win.kw * c, width * c, 1)
 
 
 def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu: bool, winners: bool):
@@ -147,41 +136,36 @@ def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu: bool, winners: bool):
     winner = memory.empty(y.shape if winners else (0, 0, 0, 0), np.int8)
     team = workers(n * oh * ph * columns * filters * win.taps * c, n * oh)
     rows = memory.empty((team, ph * columns * filters))
-    starts = starts_of(columns, win.sw * c)
+    starts = starts_in_grid(ph, columns, win.sh * padded.shape[2] * c, win.sw * c)
+    at_tap = starts_in_grid(ph, pw, columns * filters, filters)
     run(
-        _direct, team, padded, memory.ready(w).reshape(-1), memory.ready(b), y, winner, rows, starts, relu,
-        win.kh, win.kw * c, win.sh, ph, pw, psh, psw,
+        _direct, team, padded, memory.ready(w).reshape(-1), memory.ready(b), y, winner, rows, starts, at_tap, relu,
+        win.kh, win.kw * c, win.sh * psh, psw,
     )  # fmt: skip
     return y, winner
 
 
 @compiled
-def _direct(worker, tasks, x, w, b, y, winner, rows, starts, relu, kh, length, sh, ph, pw, psh, psw):
+def _direct(worker, tasks, x, w, b, y, winner, rows, starts, at_tap, relu, kh, length, row_step, psw):
     n, h, width, c = x.shape
     _, oh, ow, filters = y.shape
-    columns, one = len(starts), spread(np.float32(1))
+    one = spread(np.float32(1))
     x, y, winner = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
     row = rows[worker]  # (PH, columns, F): what one row of the pool needs of the convolution stays in the cache
     task = next_task(tasks)
     while task < n * oh:
-        image, i = task // oh, task % oh
-        for r in range(ph):
-            corner = (image * h + (i * psh + r) * sh) * width * c
-            for f in range(0, filters, COLUMNS):
-                place = r * columns * filters + f
-                multiply(x, corner, starts, width * c, 1, kh, length, w, f, filters, row, place, False)
+        corner = (task // oh * h + task % oh * row_step) * width * c
+        for f in range(0, filters, COLUMNS):
+            multiply(x, corner, starts, width * c, 1, kh, length, w, f, filters, row, f, False)
         for f in range(0, filters, LANES):
             count, bias = filters - f, load(b, f, filters - f)
             for j in range(ow):
                 start = j * psw * filters + f
-                best = load(row, start, count)  # the first tap, which then meets itself and does not beat it
-                winning = tap = spread(np.float32(0))  # counted in float32: vectors hold nothing else
-                for r in range(ph):
-                    for s in range(pw):
-                        value = load(row, start + (r * columns + s) * filters, count)
-                        better = beats(value, best)
-                        best, winning = where(better, value, best), where(better, tap, winning)
-                        tap += one
+                best, winning, tap = load(row, start, count), spread(np.float32(0)), one
+                for t in range(1, len(at_tap)):  # the tap is counted in float32: vectors hold nothing else
+                    value = load(row, start + at_tap[t], count)
+                    better = beats(value, best)
+                    best, winning, tap = where(better, value, best), where(better, tap, winning), tap + one
                 # Bias and ReLU keep the order of values, so they can wait until the largest is known.
                 _finish(best + bias, winning, relu, y, winner, (task * ow + j) * filters + f, count)
         task = next_task(tasks)

@@ -8,7 +8,7 @@ writes LLVM's instructions. Its docstring says what these do when they run.
 """
 
 import operator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numba
 import numpy as np
@@ -18,6 +18,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16  # numbers in a vector
+WIDEST = 6  # vectors of a block's line: with their sums in registers, the masks of a line cut short would find none
 # AVX-512 has registers for whole vectors, and masks that cost nothing; elsewhere a masked store takes many cycles.
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 # Of a tile: 9 rows by 2 vectors are 18 sums, of 32 registers; or 6 vectors in 12 halves, of 16 registers.
@@ -223,6 +224,94 @@ def lowest_bit(typingctx, bits):
     return types.int64(types.int64), generate
 
 
+@intrinsic
+def pick(typingctx, array, i):
+    """array[i] of a flat array, without asking whether i is below 0."""
+
+    def generate(context, builder, signature, arguments):
+        start = context.make_array(array)(context, builder, arguments[0]).data
+        return builder.load(builder.gep(start, [arguments[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+def block(lines: int, vectors: int) -> tuple[tuple[int, ...], ...]:
+    """The shape of a block as the functions below take it: so many lines of so many vectors each."""
+    return ((0,) * vectors,) * lines
+
+
+def _block_of(kind, element):
+    return types.UniTuple(types.UniTuple(element, kind.dtype.count), kind.count)
+
+
+def _places(context, builder, array, arguments, kind):
+    """For each line of a block its vectors' addresses, each with a mask, or None where all lanes are there."""
+    data, i, step, count = arguments
+    vectors = kind.dtype.count
+    offsets = [ir.Constant(_INDEX, k * LANES) for k in range(vectors)]
+    cut = None if vectors == WIDEST else _first(builder, builder.sub(count, offsets[-1]))
+    lines = []
+    for line in range(kind.count):
+        start = builder.add(i, builder.mul(step, ir.Constant(_INDEX, line)))
+        places = [_address(context, builder, array, data, builder.add(start, offset)) for offset in offsets]
+        lines.append(list(zip(places, [None] * (vectors - 1) + [cut], strict=True)))
+    return lines
+
+
+def _made(context, builder, kind, lines):
+    return context.make_tuple(builder, kind, [context.make_tuple(builder, kind.dtype, line) for line in lines])
+
+
+def _unmade(builder, value):
+    return [cgutils.unpack_tuple(builder, line) for line in cgutils.unpack_tuple(builder, value)]
+
+
+@intrinsic
+def load_block(typingctx, shape, array, i, step, count):
+    """Lines of `count` numbers, from array[i], array[i + step] and so on, as a block of this shape.
+
+    Only the last vector of a line may lack lanes, and none may in a block WIDEST vectors wide.
+    """
+    result = _block_of(shape, vector)
+
+    def generate(context, builder, signature, arguments):
+        lines = _places(context, builder, array, arguments[1:], shape)
+        return _made(context, builder, result, [[_load(builder, *part) for part in line] for line in lines])
+
+    return result(shape, array, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def add_block(typingctx, sums, factor, array, i, step, count):
+    """sums + factor * the block that `load_block` would find, each product added with one rounding."""
+
+    def generate(context, builder, signature, arguments):
+        factor, lines = _spread(builder, arguments[1], _NUMBER), _places(context, builder, array, arguments[2:], sums)
+        added = [
+            [_multiply_add(builder, factor, _load(builder, *part), total) for part, total in zip(*both, strict=True)]
+            for both in zip(lines, _unmade(builder, arguments[0]), strict=True)
+        ]
+        return _made(context, builder, sums, added)
+
+    return sums(sums, types.float32, array, types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_block(typingctx, array, i, step, count, sums):
+    """Put a block where `load_block` would find it."""
+
+    def generate(context, builder, signature, arguments):
+        rest = builder.sub(arguments[3], ir.Constant(_INDEX, (sums.dtype.count - 1) * LANES))
+        lines = _places(context, builder, array, arguments[:4], sums)
+        for line, values in zip(lines, _unmade(builder, arguments[4]), strict=True):
+            for (place, cut), value in zip(line, values, strict=True):
+                put = partial(_store, builder, value, place)
+                _by_count(builder, rest, put) if cut else put(None)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp, sums), generate
+
+
 def _define(operation, instruction):
     @type_callable(operation)
     def type_of(context):
@@ -307,6 +396,12 @@ def _multiply_tile(
 def starts_of(rows: int, step: int) -> np.ndarray:
     """Where rows begin that lie `step` numbers apart, for `multiply`."""
     return np.arange(rows) * step
+
+
+@lru_cache
+def starts_in_grid(lines: int, columns: int, down: int, across: int) -> np.ndarray:
+    """Where things begin that lie in lines: `down` numbers from line to line, `across` from one to the next in it."""
+    return np.add.outer(np.arange(lines) * down, np.arange(columns) * across).reshape(-1)
 
 
 @numba.njit

@@ -71,8 +71,46 @@ def store(array, i, x, count):
     array[_inside(array, i + np.arange(_count(count)))] = x.values[: _count(count)].astype(array.dtype)
 
 
-def multiply_add(a, b, c):
-    return Lanes((a.values.astype(np.float64) * b.values + c.values).astype(np.float32))
+def pick(array, i):
+    return array[_inside(array, i)]
+
+
+def block(lines, vectors):
+    return ((0,) * vectors,) * lines
+
+
+class Block:
+    """Lines of numbers; what a kernel asks of it beside sums is how many lanes it has."""
+
+    def __init__(self, values) -> None:
+        self.values = values
+
+
+def _places_of(array, i, step, count, lines, lanes):
+    """Where the numbers of a block lie, (LINES, COUNT), and how many they are."""
+    assert lanes - LANES < count, "only the last vector of a line may lack lanes"
+    assert lanes < vectors.WIDEST * LANES or count >= lanes, "a block so wide is whole"
+    count = min(count, lanes)
+    return _inside(array, i + np.arange(lines)[:, None] * step + np.arange(count)), count
+
+
+def load_block(shape, array, i, step, count):
+    values = np.zeros((len(shape), len(shape[0]) * LANES), np.float32)
+    places, count = _places_of(array, i, step, count, *values.shape)
+    values[:, :count] = array[places]
+    return Block(values)
+
+
+def add_block(sums, factor, array, i, step, count):
+    places, count = _places_of(array, i, step, count, *sums.values.shape)
+    values = sums.values.copy()
+    values[:, :count] = (array[places].astype(np.float64) * factor + values[:, :count]).astype(np.float32)
+    return Block(values)
+
+
+def store_block(array, i, step, count, sums):
+    places, count = _places_of(array, i, step, count, *sums.values.shape)
+    array[places] = sums.values[:, :count]
 
 
 def beats(value, best):
@@ -155,7 +193,7 @@ def source(file: str) -> str:
 def constants() -> dict:
     """What kernels/vectors.py offers that is no compiled function."""
     plain = {name: value for name, value in vars(vectors).items() if isinstance(value, int)}
-    return {**plain, "starts_of": vectors.starts_of}
+    return {**plain, "starts_of": vectors.starts_of, "starts_in_grid": vectors.starts_in_grid}
 
 
 def alone(text: str, name: str, names: dict) -> Callable:
@@ -170,6 +208,7 @@ def alone(text: str, name: str, names: dict) -> Callable:
 EMULATED = {
     f.__name__: f
     for f in (
-        spread, load, store, multiply_add, beats, equal, above_zero, where, mask_bits, lowest_bit, _multiply_tile,
+        spread, load, store, pick, block, load_block, add_block, store_block, beats, equal, above_zero, where,
+        mask_bits, lowest_bit, _multiply_tile,
     )
 }  # fmt: skip
