@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,31 @@ class Setting:
 
 def measure(setting: Setting, peers: Sequence[str], rounds: int) -> list[Row]:
     """One row for each peer that can do this at all; those that fail or are wrong say so in `problem`."""
-    able = [name for name in peers if setting.part == "inference" or peer_class(name).trains]
+    return measure_together([setting], peers, rounds)[0]
+
+
+def measure_together(settings: Sequence[Setting], peers: Sequence[str], rounds: int) -> list[list[Row]]:
+    """`measure` for several settings, whose blocks take turns too: what slows the machine for a while slows all."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        data = _write_data(setting, Path(folder))
-        with Worker(REFERENCE, setting.threads) as reference:
-            wanted = _prepare_and_check(reference, setting, data)
-        contenders = [Contender(name, setting, wanted) for name in able]
-        for contender in contenders:
-            contender.attempt(lambda now: now.start(stack, data))
-        for contender in contenders:
+        groups = []
+        for i, setting in enumerate(settings):
+            able = [name for name in peers if setting.part == "inference" or peer_class(name).trains]
+            data = _write_data(setting, Path(folder) / f"{i}.npz")
+            with Worker(REFERENCE, setting.threads) as reference:
+                wanted = _prepare_and_check(reference, setting, data)
+            groups.append([Contender(name, setting, wanted) for name in able])
+            for contender in groups[-1]:
+                contender.attempt(partial(Contender.start, stack=stack, data=data))
+        everyone = [contender for group in groups for contender in group]
+        for contender in everyone:
             contender.attempt(Contender.find_block_size)
         for number in range(rounds):
             say(f"  round {number + 1} of {rounds}")
-            for contender in contenders:
+            for contender in everyone:
                 contender.attempt(Contender.time_block)
-        for contender in contenders:  # what was timed must still be right
+        for contender in everyone:  # what was timed must still be right
             contender.attempt(Contender.check)
-        return [contender.row for contender in contenders]
+        return [[contender.row for contender in group] for group in groups]
 
 
 class Contender:
@@ -116,10 +125,10 @@ class Contender:
             self.row.singles += self.worker.ask("time", calls=SINGLE_CALLS, each=True)["seconds"]
 
 
-def _write_data(setting: Setting, folder: Path) -> Path:
+def _write_data(setting: Setting, file: Path) -> Path:
     network = networks.make(**setting.network)
-    networks.write(folder / "data.npz", networks.weights(network), *networks.batches(network))
-    return folder / "data.npz"
+    networks.write(file, networks.weights(network), *networks.batches(network))
+    return file
 
 
 def _prepare_and_check(worker: Worker, setting: Setting, data: Path) -> dict[str, Any]:

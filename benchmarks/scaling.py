@@ -12,8 +12,9 @@ What it measures on the fish network (--only):
   images     an epoch of `fit` over 500 to 8000 images in memory
 
 Each line gives the time for one image and its ratio to the line before; `work` is the same ratio of the products
-that the network has to compute. Where both ratios are equal, cost grows as it must. Losses are checked against the
-NumPy backend. It needs nothing but tinycnn; nothing else should run meanwhile.
+that the network has to compute. Where both ratios are equal, cost grows as it must. The values of a series take turns,
+round after round. Losses are checked against the NumPy backend. It needs nothing but tinycnn; nothing else should run
+meanwhile.
 """
 
 import argparse
@@ -36,15 +37,18 @@ SERIES: dict[str, tuple[int, ...]] = {
 EPOCHS = 3  # of `fit`; the first is not counted
 
 
-def measure_step(name: str, value: int, threads: int, count: int) -> Row:
-    """A training step with one argument of the network, or the number of threads, set to `value`."""
-    arguments = {"batch": 32} if name == "threads" else {"batch": 32, name: value}
-    setting = rounds.Setting("step", {"name": "fish", **arguments}, value if name == "threads" else threads)
-    (row,) = rounds.measure(setting, [US], count)
-    batch, network = arguments["batch"], networks.fish(**arguments)
-    work = 1 if name == "threads" else network.multiply_adds()
-    row.figures = {"value": value, "images": batch, "work": work}
-    return row
+def measure_steps(name: str, values: Sequence[int], threads: int, count: int) -> list[Row]:
+    """A training step with one argument of the network, or the number of threads, set to each of the values."""
+    arguments = [{"batch": 32} if name == "threads" else {"batch": 32, name: value} for value in values]
+    settings = [
+        rounds.Setting("step", {"name": "fish", **one}, value if name == "threads" else threads)
+        for value, one in zip(values, arguments, strict=True)
+    ]
+    rows = [row for (row,) in rounds.measure_together(settings, [US], count)]
+    for row, value, one in zip(rows, values, arguments, strict=True):
+        work = 1 if name == "threads" else networks.fish(**one).multiply_adds()
+        row.figures = {"value": value, "images": one["batch"], "work": work}
+    return rows
 
 
 def measure_fit(images: int, threads: int) -> Row:
@@ -103,15 +107,12 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     try:
         for name in options.only:
-            rows = []
-            for value in (value for value in SERIES[name] if value <= (options.limit or value)):
-                say(f"{name} {value}")
-                is_fit = name == "images"
-                rows.append(
-                    measure_fit(value, options.threads)
-                    if is_fit
-                    else measure_step(name, value, options.threads, options.rounds)
-                )
+            values = [value for value in SERIES[name] if value <= (options.limit or value)]
+            say(f"{name} {', '.join(map(str, values))}")
+            if name == "images":
+                rows = [measure_fit(value, options.threads) for value in values]
+            else:
+                rows = measure_steps(name, values, options.threads, options.rounds)
             print(tell(name, rows), end="\n\n", flush=True)
             results.append({"part": name, "rows": [row.to_json() for row in rows]})
             if options.output:

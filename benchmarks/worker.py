@@ -39,6 +39,9 @@ class PeerFailedError(Exception):
     """A worker could not do what it was asked; the message is its reason in one line."""
 
 
+WARM_UP = 5  # calls in front of a block: caches and threads are cold, and what replays a step must record it first
+
+
 class Service:
     """What the process does with each command."""
 
@@ -82,7 +85,7 @@ class Service:
         if self.training:
             self.training.restart()
         call, last = self._calls()
-        for _ in range(2):  # caches and threads are cold after the pause
+        for _ in range(WARM_UP):
             last()
         if each:
             return {"seconds": [_seconds(last) for _ in range(calls)]}

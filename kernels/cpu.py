@@ -164,7 +164,7 @@ def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: 
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
     factors = (w.dtype.type(factor) for factor in (rate, 1 - beta_1, 1 - beta_2, epsilon))
     flat = (array.reshape(-1) for array in (w, g, m, v))
-    run(_adam_update, workers(8 * w.size, -(-w.size // BLOCK)), *flat, *factors)
+    run(_adam_update, workers(32 * w.size, -(-w.size // BLOCK)), *flat, *factors)  # a root and a division take long
 
 
 @compiled

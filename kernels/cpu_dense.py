@@ -99,14 +99,14 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     run(_dense_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
     if gx is not None:
         transposed = memory.ready(g.T)  # (UNITS, N)
-        spaces = memory.empty((team, ROWS * n))
+        spaces = memory.empty((team, BLOCK * n))
         run(_dense_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
     return gx, gw, gb
 
 
 @compiled
 def _dense_weight_gradient(worker, tasks, x, g, gw, starts):
-    """gw = x.T @ g, nine rows at a time: the samples are added in order."""
+    """gw = x.T @ g: the samples are added in order."""
     n, inputs = x.shape
     units = g.shape[1]
     x, g, gw = x.reshape(-1), g.reshape(-1), gw.reshape(-1)
@@ -120,18 +120,17 @@ def _dense_weight_gradient(worker, tasks, x, g, gw, starts):
 
 @compiled
 def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
-    """gx = g.T @ w.T for g (UNITS, N): the weights of nine inputs at a time meet all samples, then turn around."""
+    """gx = g.T @ w.T for g (UNITS, N): the weights of a block of inputs meet all samples, then the sums turn around."""
     inputs, units = w.shape
     n = g.shape[1]
     w, g = w.reshape(-1), g.reshape(-1)
-    turned = spaces[worker]  # (ROWS, N)
+    turned = spaces[worker]  # (BLOCK, N)
     task = next_task(tasks)
     while task * BLOCK < inputs:
-        for first in range(task * BLOCK, min((task + 1) * BLOCK, inputs), ROWS):
-            last = min(first + ROWS, inputs)
-            for sample in range(0, n, COLUMNS):
-                multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
-            for sample in range(n):
-                for k in range(first, last):
-                    gx[sample, k] = turned[(k - first) * n + sample]
+        first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
+        for sample in range(0, n, COLUMNS):
+            multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
+        for sample in range(n):
+            for k in range(first, last):
+                gx[sample, k] = turned[(k - first) * n + sample]
         task = next_task(tasks)
