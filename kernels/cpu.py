@@ -4,11 +4,10 @@ Each public function allocates; the compiled loop behind it only fills what it i
 in files of their own, and are offered here beside the others.
 """
 
-import numba
 import numpy as np
 
 from . import memory, reference
-from .compiling import compiled
+from .compiling import compiled, helper
 from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv_relu_max_pool2d_backward
 from .cpu_dense import dense, dense_backward
 from .recording import recorded
@@ -244,12 +243,12 @@ def _warp(worker, tasks, images, matrices, y, spaces, mode, cval, scale):
         image = next_task(tasks)
 
 
-@numba.njit
+@helper
 def _between(a, b, share):
     return a + (b - a) * share
 
 
-@numba.njit
+@helper
 def _fold(x, size, mode):
     last = size - 1.0
     if mode == 2:
@@ -265,6 +264,6 @@ def _fold(x, size, mode):
     return x if x < last else last
 
 
-@numba.njit
+@helper
 def _inside(x, size):
     return -1e-9 <= x <= size - 1 + 1e-9

@@ -6,11 +6,10 @@ for 3x3 windows, and cpu_routed.py sends gradients only where a pool found its m
 
 from math import prod
 
-import numba
 import numpy as np
 
 from . import memory
-from .compiling import compiled
+from .compiling import compiled, helper
 from .cpu_parts import add_parts, relu_gradient
 from .cpu_routed import CHUNK, blocks, input_gradient_routed, weight_gradients_routed, whole_vectors
 from .cpu_winograd import winograd, winograd_fits
@@ -171,7 +170,7 @@ def _direct(worker, tasks, x, w, b, y, winner, rows, starts, at_tap, relu, kh, l
         task = next_task(tasks)
 
 
-@numba.njit
+@helper
 def _finish(value, tap, relu, y, winner, place, count):
     """Write a value, stopped by ReLU or not, and the tap that it came from."""
     if relu:

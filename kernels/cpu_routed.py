@@ -5,18 +5,18 @@ takes part in the gradients of few filters. These loops visit just those, which 
 """
 
 from functools import lru_cache
+from itertools import product
 
-import numba
 import numpy as np
 
-from .compiling import compiled
+from .compiling import compiled, inlined
 from .threads import next_task
 from .vectors import (
     LANES,
     WIDEST,
     above_zero,
     add_block,
-    block,
+    block_shape,
     equal,
     load,
     load_block,
@@ -31,8 +31,8 @@ from .vectors import (
 
 CHUNK = 31  # pooled pixels looked at together, a bit each: their part of the image stays in the first cache
 # Lines and vectors of the blocks that windows are cut into: no more than fit in registers as sums.
-SHAPES = (1, WIDEST), (3, 2), (1, 3), (1, 2), (3, 1), (1, 1)
-SIX, TWO_BY_THREE, THREE, TWO, ONE_BY_THREE, ONE = (block(*shape) for shape in SHAPES)
+SHAPES = (1, WIDEST), (3, 2), (3, 1), (1, 1)
+LONG, SQUARE, TALL, SINGLE = (block_shape(*shape) for shape in SHAPES)
 
 
 @lru_cache
@@ -43,26 +43,21 @@ def blocks(lines: int, length: int, step: int):
     filter's weights, whose lines are `whole_vectors(length)` long; and how many numbers of the line remain there.
     """
     found = []
-    for start, vectors in _cuts(length):
-        together = 3 if (3, vectors) in SHAPES else 1
-        line = 0
-        while line < lines:
-            high = together if line + together <= lines else 1
-            shape = SHAPES.index((high, vectors))
-            found.append((shape, line * step + start, line * whole_vectors(length) + start, length - start))
-            line += high
-    return tuple(np.array(column) for column in zip(*found, strict=True))
 
+    def add(high, vectors, line, start):
+        shape, in_weights = SHAPES.index((high, vectors)), line * whole_vectors(length) + start
+        found.append((shape, line * step + start, in_weights, length - start))
 
-def _cuts(length: int):
-    """Where the parts of a line begin, and their vectors: a part of six is whole, as `load_block` asks."""
     start = 0
     while start < length:
-        remaining = length - start
-        whole = remaining >= WIDEST * LANES
-        vectors = WIDEST if whole else min(-(-remaining // LANES), 3)
-        yield start, vectors
-        start += vectors * LANES
+        high, vectors = (1, WIDEST) if length - start >= WIDEST * LANES else (3, min(-(-(length - start) // LANES), 2))
+        end, single_lines = start + vectors * LANES, range(lines // high * high, lines)
+        for line in range(0, single_lines.start, high):
+            add(high, vectors, line, start)
+        for line, part in product(single_lines, range(start, min(end, length), LANES)):
+            add(1, 1, line, part)
+        start = end
+    return tuple(np.array(column) for column in zip(*found, strict=True))
 
 
 def whole_vectors(length: int) -> int:
@@ -95,7 +90,8 @@ def weight_gradients_routed(
         for image in range(shard * n // shards, (shard + 1) * n // shards):
             image_x = x[image * h * width * c :]
             if image == n - 1:
-                end[: image_x.size] = image_x
+                for k in range(image_x.size):  # assigned as a slice it might raise, which takes two seconds to compile
+                    end[k] = image_x[k]
                 image_x = end
             for first in range(0, oh * ow, CHUNK):
                 place, pixels = (image * oh * ow + first) * filters, min(CHUNK, oh * ow - first)
@@ -121,24 +117,20 @@ def weight_gradients_routed(
         shard = next_task(tasks)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _add_windows(shape, *arguments):
     """`_windows_of` for a block of this shape. Each has a loop of its own, whose sums are in registers."""
     if shape == 0:
-        _windows_of(SIX, *arguments)
+        _windows_of(LONG, *arguments)
     elif shape == 1:
-        _windows_of(TWO_BY_THREE, *arguments)
+        _windows_of(SQUARE, *arguments)
     elif shape == 2:
-        _windows_of(THREE, *arguments)
-    elif shape == 3:
-        _windows_of(TWO, *arguments)
-    elif shape == 4:
-        _windows_of(ONE_BY_THREE, *arguments)
+        _windows_of(TALL, *arguments)
     else:
-        _windows_of(ONE, *arguments)
+        _windows_of(SINGLE, *arguments)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _windows_of(shape, gw, at, line, pixels, gy, winner, place, filters, x, start, step, corner, at_tap):
     """Add to a block of one filter's weights the windows where it won in a chunk, times their gradients."""
     whole = len(shape[0]) * LANES
@@ -191,24 +183,20 @@ def input_gradient_routed(
         image = next_task(tasks)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _add_filters(shape, *arguments):
     """`_filters_of` for a block of this shape."""
     if shape == 0:
-        _filters_of(SIX, *arguments)
+        _filters_of(LONG, *arguments)
     elif shape == 1:
-        _filters_of(TWO_BY_THREE, *arguments)
+        _filters_of(SQUARE, *arguments)
     elif shape == 2:
-        _filters_of(THREE, *arguments)
-    elif shape == 3:
-        _filters_of(TWO, *arguments)
-    elif shape == 4:
-        _filters_of(ONE_BY_THREE, *arguments)
+        _filters_of(TALL, *arguments)
     else:
-        _filters_of(ONE, *arguments)
+        _filters_of(SINGLE, *arguments)
 
 
-@numba.njit(forceinline=True)
+@inlined
 def _filters_of(shape, pixels, at, step, count, winners, gy, place, w, start, size, line):
     """Add to a block of one window the weights of the filters that won there, times their gradients."""
     sums = load_block(shape, pixels, at, step, count)

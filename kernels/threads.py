@@ -215,7 +215,7 @@ def _watch(worker, state, seen, done, board, turns):
     write(done, 1)
     number, tasks = state[:1], state[1:]
     looks = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
-    turn = last = 0
+    turn, last = 0, np.int64(0)  # not an int of its own type, for which `join` would be compiled once more
     write(looks, 1)
     while turn < turns and (read(number) == seen or read(tasks) == 0):
         joined = program.join(worker, board, last)

@@ -10,12 +10,13 @@ writes LLVM's instructions. Its docstring says what these do when they run.
 import operator
 from functools import lru_cache, partial
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from .compiling import helper
 
 LANES = 16  # numbers in a vector
 WIDEST = 6  # vectors of a block's line: with their sums in registers, the masks of a line cut short would find none
@@ -225,6 +226,66 @@ def lowest_bit(typingctx, bits):
 
 
 @intrinsic
+def load_tile(typingctx, shape, array, i, down, across, count):
+    """The vectors at array[i + line * down + k * across], of `count` lanes each, as a block of this shape."""
+    result = _kind_of(shape.count, shape.dtype.count)
+
+    def generate(context, builder, signature, arguments):
+        lanes = _first(builder, arguments[5])
+        lines = _addresses(context, builder, array, arguments[1:5], shape)
+        return _made(context, builder, result, [[_load(builder, place, lanes) for place in line] for line in lines])
+
+    return result(shape, array, *[types.intp] * 4), generate
+
+
+@intrinsic
+def store_tile(typingctx, array, i, down, across, count, tile):
+    """Put a block where `load_tile` would find it."""
+
+    def generate(context, builder, signature, arguments):
+        lines = _addresses(context, builder, array, arguments[:4], tile)
+
+        def put(lanes):
+            for line, values in zip(lines, _unmade(builder, arguments[5]), strict=True):
+                for place, value in zip(line, values, strict=True):
+                    _store(builder, value, place, lanes)
+
+        _by_count(builder, arguments[4], put)
+        return context.get_dummy_value()
+
+    return types.void(array, *[types.intp] * 4, tile), generate
+
+
+def sandwich(matrix):
+    """A function that takes a block d to M d M^T; the numbers of a row of M are 0 or of one size, with any sign."""
+
+    @intrinsic
+    def transform(typingctx, tile):
+        result = _kind_of(len(matrix), len(matrix))
+
+        def generate(context, builder, signature, arguments):
+            columns = zip(*_unmade(builder, arguments[0]), strict=True)
+            mixed = [[_combination(builder, row, column) for row in matrix] for column in columns]
+            lines = zip(*mixed, strict=True)
+            return _made(
+                context, builder, result, [[_combination(builder, row, line) for row in matrix] for line in lines]
+            )
+
+        return result(tile), generate
+
+    return transform
+
+
+def _combination(builder, factors, values):
+    """The sum of values times factors, the positive ones first."""
+    terms = [(factor, value) for factor, value in zip(factors, values, strict=True) if factor]
+    (factor, total), *others = sorted(terms, key=lambda term: term[0] < 0)
+    for other, value in others:
+        total = builder.fadd(total, value) if other > 0 else builder.fsub(total, value)
+    return total if factor == 1 else builder.fmul(total, ir.Constant(_VECTOR, [factor] * LANES))
+
+
+@intrinsic
 def pick(typingctx, array, i):
     """array[i] of a flat array, without asking whether i is below 0."""
 
@@ -235,27 +296,9 @@ def pick(typingctx, array, i):
     return array.dtype(array, types.intp), generate
 
 
-def block(lines: int, vectors: int) -> tuple[tuple[int, ...], ...]:
+def block_shape(lines: int, vectors: int) -> tuple[tuple[int, ...], ...]:
     """The shape of a block as the functions below take it: so many lines of so many vectors each."""
     return ((0,) * vectors,) * lines
-
-
-def _block_of(kind, element):
-    return types.UniTuple(types.UniTuple(element, kind.dtype.count), kind.count)
-
-
-def _places(context, builder, array, arguments, kind):
-    """For each line of a block its vectors' addresses, each with a mask, or None where all lanes are there."""
-    data, i, step, count = arguments
-    vectors = kind.dtype.count
-    offsets = [ir.Constant(_INDEX, k * LANES) for k in range(vectors)]
-    cut = None if vectors == WIDEST else _first(builder, builder.sub(count, offsets[-1]))
-    lines = []
-    for line in range(kind.count):
-        start = builder.add(i, builder.mul(step, ir.Constant(_INDEX, line)))
-        places = [_address(context, builder, array, data, builder.add(start, offset)) for offset in offsets]
-        lines.append(list(zip(places, [None] * (vectors - 1) + [cut], strict=True)))
-    return lines
 
 
 def _made(context, builder, kind, lines):
@@ -266,13 +309,38 @@ def _unmade(builder, value):
     return [cgutils.unpack_tuple(builder, line) for line in cgutils.unpack_tuple(builder, value)]
 
 
+def _kind_of(lines, vectors):
+    return types.UniTuple(types.UniTuple(vector, vectors), lines)
+
+
+def _addresses(context, builder, array, arguments, kind):
+    """For each line of a block the addresses of its vectors."""
+    data, i, down, across = arguments
+    lines = []
+    for line in range(kind.count):
+        start = builder.add(i, builder.mul(down, ir.Constant(_INDEX, line)))
+        places = [builder.add(start, builder.mul(across, ir.Constant(_INDEX, k))) for k in range(kind.dtype.count)]
+        lines.append([_address(context, builder, array, data, place) for place in places])
+    return lines
+
+
+def _places(context, builder, array, arguments, kind):
+    """The same for vectors side by side, each with a mask, or None where all lanes are there."""
+    *where, count = arguments
+    last = ir.Constant(_INDEX, (kind.dtype.count - 1) * LANES)
+    masks = [None] * kind.dtype.count
+    masks[-1] = None if kind.dtype.count == WIDEST else _first(builder, builder.sub(count, last))
+    lines = _addresses(context, builder, array, (*where, ir.Constant(_INDEX, LANES)), kind)
+    return [list(zip(line, masks, strict=True)) for line in lines]
+
+
 @intrinsic
 def load_block(typingctx, shape, array, i, step, count):
     """Lines of `count` numbers, from array[i], array[i + step] and so on, as a block of this shape.
 
     Only the last vector of a line may lack lanes, and none may in a block WIDEST vectors wide.
     """
-    result = _block_of(shape, vector)
+    result = _kind_of(shape.count, shape.dtype.count)
 
     def generate(context, builder, signature, arguments):
         lines = _places(context, builder, array, arguments[1:], shape)
@@ -404,7 +472,7 @@ def starts_in_grid(lines: int, columns: int, down: int, across: int) -> np.ndarr
     return np.add.outer(np.arange(lines) * down, np.arange(columns) * across).reshape(-1)
 
 
-@numba.njit
+@helper
 def multiply(x, origin, starts, line_step, step, lines, length, w, column, filters, out, out_at, add):
     """Rows of a matrix product, tile by tile: for r < len(starts) and f < filters - column, but below COLUMNS,
 
@@ -439,7 +507,7 @@ def multiply(x, origin, starts, line_step, step, lines, length, w, column, filte
         )
 
 
-@numba.njit
+@helper
 def multiply_rows(x, origin, starts, length, w, column, filters, out, out_at):
     """The same for few rows of one line each, and up to 128 columns: every number of x meets all of them at once."""
     count = filters - column

@@ -75,8 +75,31 @@ def pick(array, i):
     return array[_inside(array, i)]
 
 
-def block(lines, vectors):
+def block_shape(lines, vectors):
     return ((0,) * vectors,) * lines
+
+
+def load_tile(shape, array, i, down, across, count):
+    lines = range(len(shape))
+    return [[load(array, i + line * down + k * across, count) for k in range(len(shape[0]))] for line in lines]
+
+
+def store_tile(array, i, down, across, count, tile):
+    for line, values in enumerate(tile):
+        for k, value in enumerate(values):
+            store(array, i + line * down + k * across, value, count)
+
+
+def sandwich(matrix):
+    def combination(factors, values):
+        terms = [np.float32(factor) * value.values for factor, value in zip(factors, values, strict=True) if factor]
+        return Lanes(sum(terms[1:], terms[0]))
+
+    def transform(tile):
+        columns = [[combination(row, column) for row in matrix] for column in zip(*tile, strict=True)]
+        return [[combination(row, line) for row in matrix] for line in zip(*columns, strict=True)]
+
+    return transform
 
 
 class Block:
@@ -165,7 +188,8 @@ def kernels(edit: Edit = lambda file, text: text) -> ModuleType:
         {name: alone(edit("vectors", source("vectors")), name, EMULATED) for name in ("multiply", "multiply_rows")}
     )
     own["threads"].__dict__.update(vars(threads), next_task=next_task)
-    own["compiling"].compiled = lambda function: function
+    for name in ("compiled", "helper", "inlined"):
+        setattr(own["compiling"], name, lambda function: function)
     shared = {"memory": memory, "recording": recording, "shapes": shapes, "reference": reference}
     known = {"": ModuleType(package), **shared, **own}
     with mock.patch.dict(sys.modules, {f"{package}.{name}".strip("."): known[name] for name in known}):
@@ -208,7 +232,7 @@ def alone(text: str, name: str, names: dict) -> Callable:
 EMULATED = {
     f.__name__: f
     for f in (
-        spread, load, store, pick, block, load_block, add_block, store_block, beats, equal, above_zero, where,
-        mask_bits, lowest_bit, _multiply_tile,
+        spread, load, store, pick, block_shape, load_tile, store_tile, sandwich, load_block, add_block, store_block,
+        beats, equal, above_zero, where, mask_bits, lowest_bit, _multiply_tile,
     )
 }  # fmt: skip
