@@ -58,7 +58,7 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
 
 
 def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows, input_needed: bool, gw=None, gb=None):
-    """The gradients of `conv_relu_max_pool2d`: of the input (None unless needed), weights and bias, as in `conv2d`.
+    """The gradients of `conv_relu_max_pool2d`, as `conv2d_backward` gives those of `conv2d`.
 
     Each pooled value came from one position, so one window of the input took part in it, and only that one gets a
     gradient, or gives one to the weights: a quarter of the work of a dense convolution for 2x2 pools, less for ReLU.
@@ -75,8 +75,8 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     gws, gbs, sums = _shards(n, filters, win.kh * line), _shards(n, filters), memory.empty((filters, win.kh * line))
     team = workers(work, len(gbs))
     corners, alive = np.empty((team, CHUNK + APART), np.int64), np.empty((team, filters + 2 * APART), np.int32)
-    end = memory.empty((prod(padded.shape[1:]) + LANES,))
-    run(weight_gradients_routed, team, *tables, at_tap, gy, winner, padded, end, gws, gbs, corners, alive, *steps)
+    ends = memory.empty((team, prod(padded.shape[1:]) + LANES))
+    run(weight_gradients_routed, team, *tables, at_tap, gy, winner, padded, ends, gws, gbs, corners, alive, *steps)
     add_parts(gws, sums)
     call(np.copyto, gw.reshape(win.kh, win.kw * c, filters), _lines(sums, win, c).transpose(1, 2, 0))
     call(np.add.reduce, gbs, 0, None, gb)
@@ -85,14 +85,14 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     kernel = memory.zeros((filters, win.kh * line))
     call(np.copyto, _lines(kernel, win, c), w.reshape(win.kh, win.kw * c, filters).transpose(2, 0, 1))
     gpadded, team = memory.empty(padded.shape), workers(work, n)
-    alive = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
-    run(input_gradient_routed, team, *tables, remaining, at_tap, gy, winner, kernel, gpadded, alive, *steps)
+    winners = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
+    run(input_gradient_routed, team, *tables, remaining, at_tap, gy, winner, kernel, gpadded, winners, *steps)
     return _cropped(gpadded, win), gw, gb
 
 
 def _lines(weights, win: Windows, c: int):
     """The numbers of (F, KH*LINE) that are weights: (F, KH, KW*C)."""
-    return weights.reshape(len(weights), win.kh, -1)[:, :, : win.kw * c]
+    return weights.reshape(len(weights), win.kh, weights.shape[1] // win.kh)[:, :, : win.kw * c]
 
 
 def _shards(n, *shape):
@@ -146,6 +146,11 @@ def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu: bool, winners: bool):
 
 @compiled
 def _direct(worker, tasks, x, w, b, y, winner, rows, starts, at_tap, relu, kh, length, row_step, psw):
+    """y (N, OH, OW, F) and its winners from x (N, H, W, C), a row of the pool at a time; w is flat.
+
+    `starts`: where the windows of a row of the pool begin, counted from its first; `at_tap`: where a pool's taps lie
+    among their outputs. `length` numbers are a window's line, `row_step` pixels lie between two rows of the pool.
+    """
     n, h, width, c = x.shape
     _, oh, ow, filters = y.shape
     one = spread(np.float32(1))

@@ -27,9 +27,11 @@ from .vectors import (
     store,
     store_block,
     where,
+    without_lowest_bit,
 )
 
-CHUNK = 31  # pooled pixels looked at together, a bit each: their part of the image stays in the first cache
+CHUNK = 31  # pooled pixels looked at together, so that their part of the image stays in the first cache: a bit of an
+# int32 for each, but for the bit of its sign.
 # Lines and vectors of the blocks that windows are cut into: no more than fit in registers as sums.
 SHAPES = (1, WIDEST), (3, 2), (3, 1), (1, 1)
 LONG, SQUARE, TALL, SINGLE = (block_shape(*shape) for shape in SHAPES)
@@ -57,7 +59,7 @@ def blocks(lines: int, length: int, step: int):
         for line, part in product(single_lines, range(start, min(end, length), LANES)):
             add(1, 1, line, part)
         start = end
-    return tuple(np.array(column) for column in zip(*found, strict=True))
+    return tuple(np.array(found, np.int64).reshape(-1, 4).T.copy())
 
 
 def whole_vectors(length: int) -> int:
@@ -67,21 +69,25 @@ def whole_vectors(length: int) -> int:
 
 @compiled
 def weight_gradients_routed(
-    worker, tasks, shapes, in_image, in_weights, at_tap, gy, winner, x, end, gws, gbs, corners, alive,
+    worker, tasks, shapes, in_image, in_weights, at_tap, gy, winner, x, ends, gws, gbs, corners, alive,
     row_step, column_step, line,
 ):  # fmt: skip
     """gws (SHARDS, F, KH*LINE) and gbs (SHARDS, F): for each filter, the windows that won, times their gradients.
 
     `at_tap`: where each tap's window begins, counted from that of the pool's first tap. `row_step` and `column_step`
-    are the pixels from one pool to the next, `line` numbers hold one line of a window.
-    For each pixel of a chunk `corners` says where its first window begins, and `alive` has a bit for each filter:
-    whether ReLU let it through. Whole vectors are read, so `end` has room for the last image and some numbers more.
+    are the pixels from one pool to the next. A window's line is rounded up to LINE numbers, whole vectors.
+    For a chunk of pooled pixels `corners` says where the first window of each begins, and `alive` holds an int32 for
+    each filter, whose bit k says that ReLU let it through at pixel k. `ends`: room for a copy of an image.
     """
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
     shards, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    corner, bits = corners[worker], alive[worker]  # (CHUNK and some,), (F and some,)
+    corner, bits, end = (
+        corners[worker],
+        alive[worker],
+        ends[worker],
+    )  # (CHUNK and some,), (F and some,), (H*W*C + LANES,)
     shard = next_task(tasks)
     while shard < shards:
         gw, gb = gws[shard].reshape(-1), gbs[shard]
@@ -89,14 +95,16 @@ def weight_gradients_routed(
         gb[:] = 0
         for image in range(shard * n // shards, (shard + 1) * n // shards):
             image_x = x[image * h * width * c :]
-            if image == n - 1:
+            if (
+                image_x.size < h * width * c + LANES
+            ):  # vectors reach beyond a window: there must be numbers, used or not
                 for k in range(image_x.size):  # assigned as a slice it might raise, which takes two seconds to compile
                     end[k] = image_x[k]
                 image_x = end
             for first in range(0, oh * ow, CHUNK):
-                place, pixels = (image * oh * ow + first) * filters, min(CHUNK, oh * ow - first)
+                place, count = (image * oh * ow + first) * filters, min(CHUNK, oh * ow - first)
                 bits[:filters] = 0
-                for k in range(pixels):
+                for k in range(count):
                     i, j = (first + k) // ow, (first + k) % ow
                     corner[k] = (i * row_step * width + j * column_step) * c
                     won = winner[place + k * filters : place + (k + 1) * filters]
@@ -109,35 +117,35 @@ def weight_gradients_routed(
                             filters, image_x, in_image[p], width * c, corner, at_tap,
                         )  # fmt: skip
                 for f in range(0, filters, LANES):
-                    total, count = load(gb, f, filters - f), filters - f
-                    for at in range(place + f, place + f + pixels * filters, filters):
-                        passed = above_zero(load(winner, at, count) + spread(np.float32(1)))
-                        total += where(passed, load(gy, at, count), spread(np.float32(0)))
-                    store(gb, f, total, count)
+                    total, lanes = load(gb, f, filters - f), filters - f
+                    for at in range(place + f, place + f + count * filters, filters):
+                        passed = above_zero(load(winner, at, lanes) + spread(np.float32(1)))
+                        total += where(passed, load(gy, at, lanes), spread(np.float32(0)))
+                    store(gb, f, total, lanes)
         shard = next_task(tasks)
 
 
 @inlined
-def _add_windows(shape, *arguments):
-    """`_windows_of` for a block of this shape. Each has a loop of its own, whose sums are in registers."""
-    if shape == 0:
+def _add_windows(number, *arguments):
+    """`_windows_of` for a block of that number in SHAPES. Each has a loop of its own, whose sums are in registers."""
+    if number == 0:
         _windows_of(LONG, *arguments)
-    elif shape == 1:
+    elif number == 1:
         _windows_of(SQUARE, *arguments)
-    elif shape == 2:
+    elif number == 2:
         _windows_of(TALL, *arguments)
     else:
         _windows_of(SINGLE, *arguments)
 
 
 @inlined
-def _windows_of(shape, gw, at, line, pixels, gy, winner, place, filters, x, start, step, corner, at_tap):
+def _windows_of(shape, gw, at, line, alive_pixels, gy, winner, place, filters, x, start, step, corner, at_tap):
     """Add to a block of one filter's weights the windows where it won in a chunk, times their gradients."""
     whole = len(shape[0]) * LANES
     sums = load_block(shape, gw, at, line, whole)
-    while pixels:
-        k = lowest_bit(pixels)
-        pixels &= pixels - 1
+    while alive_pixels:
+        k = lowest_bit(alive_pixels)
+        alive_pixels = without_lowest_bit(alive_pixels)
         here = place + k * filters
         window = pick(corner, k) + pick(at_tap, np.int64(pick(winner, here)))
         sums = add_block(sums, pick(gy, here), x, window + start, step, whole)
@@ -146,18 +154,18 @@ def _windows_of(shape, gw, at, line, pixels, gy, winner, place, filters, x, star
 
 @compiled
 def input_gradient_routed(
-    worker, tasks, shapes, in_image, in_weights, remaining, at_tap, gy, winner, w, gx, alive,
+    worker, tasks, shapes, in_image, in_weights, remaining, at_tap, gy, winner, w, gx, winners,
     row_step, column_step, line,
 ):  # fmt: skip
     """gx (N, H, W, C), all of it written: at each window, the sum of the filters (F, KH*LINE) that won there.
 
-    `alive` has a bit for each tap of a pool and each filter: whether the filter's maximum was there.
+    `winners` has a bit for each tap of a pool and each filter: whether the filter's maximum was there.
     """
     n, oh, ow, filters = gy.shape
     _, h, width, c = gx.shape
-    taps, size, words = len(at_tap), w.shape[1], alive.shape[2]
-    pixels, gy, winner, w = gx.reshape(-1), gy.reshape(-1), winner.reshape(-1), w.reshape(-1)
-    bits = alive[worker]  # (taps and some, F / 64)
+    taps, size, words = len(at_tap), w.shape[1], winners.shape[2]
+    flat_gx, gy, winner, w = gx.reshape(-1), gy.reshape(-1), winner.reshape(-1), w.reshape(-1)
+    bits = winners[worker]  # (taps and some, F / 64)
     image = next_task(tasks)
     while image < n:
         gx[image] = 0
@@ -177,31 +185,31 @@ def input_gradient_routed(
                             first = word * 64
                             for p in range(len(shapes)):
                                 _add_filters(
-                                    shapes[p], pixels, corner + in_image[p], width * c, remaining[p], bits[tap, word],
+                                    shapes[p], flat_gx, corner + in_image[p], width * c, remaining[p], bits[tap, word],
                                     gy, place + first, w, first * size + in_weights[p], size, line,
                                 )  # fmt: skip
         image = next_task(tasks)
 
 
 @inlined
-def _add_filters(shape, *arguments):
-    """`_filters_of` for a block of this shape."""
-    if shape == 0:
+def _add_filters(number, *arguments):
+    """`_filters_of` for a block of that number in SHAPES."""
+    if number == 0:
         _filters_of(LONG, *arguments)
-    elif shape == 1:
+    elif number == 1:
         _filters_of(SQUARE, *arguments)
-    elif shape == 2:
+    elif number == 2:
         _filters_of(TALL, *arguments)
     else:
         _filters_of(SINGLE, *arguments)
 
 
 @inlined
-def _filters_of(shape, pixels, at, step, count, winners, gy, place, w, start, size, line):
+def _filters_of(shape, gx, at, step, count, winners, gy, place, w, start, size, line):
     """Add to a block of one window the weights of the filters that won there, times their gradients."""
-    sums = load_block(shape, pixels, at, step, count)
+    sums = load_block(shape, gx, at, step, count)
     while winners:
         f = lowest_bit(winners)
-        winners &= winners - 1
+        winners = without_lowest_bit(winners)
         sums = add_block(sums, pick(gy, place + f), w, start + f * size, line, len(shape[0]) * LANES)
-    store_block(pixels, at, step, count, sums)
+    store_block(gx, at, step, count, sums)

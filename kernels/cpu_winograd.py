@@ -74,7 +74,11 @@ def winograd(x, w, b, pooled: bool, relu: bool):
 
 @compiled
 def _transform_weights(worker, tasks, w, bits, done, kernel):
-    """(3, 3, C, F) -> sixteen components of (C, F); in a replay only those that are not as `bits` says they were."""
+    """(3, 3, C, F) -> sixteen components of (C, F).
+
+    `bits` holds the weights as they were in the last run, `done` whether there was one: in a replay, parts that have
+    not changed are skipped.
+    """
     size = w.shape[2] * w.shape[3]
     w, task = w.reshape(-1), next_task(tasks)
     now = w.view(np.int32)
@@ -109,6 +113,10 @@ def _rectified(value, relu):
 
 @compiled
 def _winograd(worker, tasks, x, kernel, b, y, winner, spaces, starts, down, across, pooled, relu):
+    """y and winners as `winograd` returns them, from x (N, H, W, C) and weights of sixteen components (16*C*F,).
+
+    An image has `down` times `across` tiles; a task is as many of them as there are `starts`.
+    """
     n, h, width, c = x.shape
     filters, tiles, block = b.size, down * across, len(starts)
     blocks = (tiles + block - 1) // block

@@ -19,14 +19,15 @@ from numba.extending import intrinsic, lower_builtin, models, register_model, ty
 from .compiling import helper
 
 LANES = 16  # numbers in a vector
-WIDEST = 6  # vectors of a block's line: with their sums in registers, the masks of a line cut short would find none
+WIDEST = 6  # vectors of a block's line: with so many sums no register is left for a mask, so such a line is whole
 # AVX-512 has registers for whole vectors, and masks that cost nothing; elsewhere a masked store takes many cycles.
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 # Of a tile: 9 rows by 2 vectors are 18 sums, of 32 registers; or 6 vectors in 12 halves, of 16 registers.
 ROWS, VECTORS = (9, 2) if WIDE else (6, 1)
 COLUMNS = VECTORS * LANES
 STRIP = 8 * LANES  # columns that a single row meets at once
-WHOLE, MASKED = (LANES + 1, 1) if WIDE else (COLUMNS, 0)  # columns from which a tile has all vectors; with masks?
+# From WHOLE columns on a tile has all its vectors; MASKED says whether the last of them may lack lanes.
+WHOLE, MASKED = (LANES + 1, 1) if WIDE else (COLUMNS, 0)
 
 _NUMBER, _INDEX, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _MASK = ir.VectorType(_NUMBER, LANES), ir.VectorType(ir.IntType(1), LANES)
@@ -205,7 +206,7 @@ def where(typingctx, condition, a, b):
 
 @intrinsic
 def mask_bits(typingctx, condition, count):
-    """The mask's first `count` lanes, at most 16, as the low bits of a whole number."""
+    """The mask's first `count` lanes, or all 16 if it is above that, as the low bits of a whole number."""
 
     def generate(context, builder, signature, arguments):
         condition, count = arguments
@@ -226,63 +227,13 @@ def lowest_bit(typingctx, bits):
 
 
 @intrinsic
-def load_tile(typingctx, shape, array, i, down, across, count):
-    """The vectors at array[i + line * down + k * across], of `count` lanes each, as a block of this shape."""
-    result = _kind_of(shape.count, shape.dtype.count)
+def without_lowest_bit(typingctx, bits):
+    """A whole number that is not 0 without its lowest 1; the highest bit is one like the others."""
 
     def generate(context, builder, signature, arguments):
-        lanes = _first(builder, arguments[5])
-        lines = _addresses(context, builder, array, arguments[1:5], shape)
-        return _made(context, builder, result, [[_load(builder, place, lanes) for place in line] for line in lines])
+        return builder.and_(arguments[0], builder.sub(arguments[0], ir.Constant(_INDEX, 1)))
 
-    return result(shape, array, *[types.intp] * 4), generate
-
-
-@intrinsic
-def store_tile(typingctx, array, i, down, across, count, tile):
-    """Put a block where `load_tile` would find it."""
-
-    def generate(context, builder, signature, arguments):
-        lines = _addresses(context, builder, array, arguments[:4], tile)
-
-        def put(lanes):
-            for line, values in zip(lines, _unmade(builder, arguments[5]), strict=True):
-                for place, value in zip(line, values, strict=True):
-                    _store(builder, value, place, lanes)
-
-        _by_count(builder, arguments[4], put)
-        return context.get_dummy_value()
-
-    return types.void(array, *[types.intp] * 4, tile), generate
-
-
-def sandwich(matrix):
-    """A function that takes a block d to M d M^T; the numbers of a row of M are 0 or of one size, with any sign."""
-
-    @intrinsic
-    def transform(typingctx, tile):
-        result = _kind_of(len(matrix), len(matrix))
-
-        def generate(context, builder, signature, arguments):
-            columns = zip(*_unmade(builder, arguments[0]), strict=True)
-            mixed = [[_combination(builder, row, column) for row in matrix] for column in columns]
-            lines = zip(*mixed, strict=True)
-            return _made(
-                context, builder, result, [[_combination(builder, row, line) for row in matrix] for line in lines]
-            )
-
-        return result(tile), generate
-
-    return transform
-
-
-def _combination(builder, factors, values):
-    """The sum of values times factors, the positive ones first."""
-    terms = [(factor, value) for factor, value in zip(factors, values, strict=True) if factor]
-    (factor, total), *others = sorted(terms, key=lambda term: term[0] < 0)
-    for other, value in others:
-        total = builder.fadd(total, value) if other > 0 else builder.fsub(total, value)
-    return total if factor == 1 else builder.fmul(total, ir.Constant(_VECTOR, [factor] * LANES))
+    return types.int64(types.int64), generate
 
 
 @intrinsic
@@ -297,7 +248,10 @@ def pick(typingctx, array, i):
 
 
 def block_shape(lines: int, vectors: int) -> tuple[tuple[int, ...], ...]:
-    """The shape of a block as the functions below take it: so many lines of so many vectors each."""
+    """The shape of a block, lines of vectors, as what follows takes it: only its type counts.
+
+    `load_tile` finds a block's vectors anywhere, `load_block` side by side.
+    """
     return ((0,) * vectors,) * lines
 
 
@@ -326,11 +280,11 @@ def _addresses(context, builder, array, arguments, kind):
 
 def _places(context, builder, array, arguments, kind):
     """The same for vectors side by side, each with a mask, or None where all lanes are there."""
-    *where, count = arguments
+    *place, count = arguments
     last = ir.Constant(_INDEX, (kind.dtype.count - 1) * LANES)
     masks = [None] * kind.dtype.count
     masks[-1] = None if kind.dtype.count == WIDEST else _first(builder, builder.sub(count, last))
-    lines = _addresses(context, builder, array, (*where, ir.Constant(_INDEX, LANES)), kind)
+    lines = _addresses(context, builder, array, (*place, ir.Constant(_INDEX, LANES)), kind)
     return [list(zip(line, masks, strict=True)) for line in lines]
 
 
@@ -338,7 +292,8 @@ def _places(context, builder, array, arguments, kind):
 def load_block(typingctx, shape, array, i, step, count):
     """Lines of `count` numbers, from array[i], array[i + step] and so on, as a block of this shape.
 
-    Only the last vector of a line may lack lanes, and none may in a block WIDEST vectors wide.
+    A line may go on beyond the block. Only the last vector of a line may lack lanes, and none may in a block that is
+    WIDEST vectors wide.
     """
     result = _kind_of(shape.count, shape.dtype.count)
 
@@ -378,6 +333,69 @@ def store_block(typingctx, array, i, step, count, sums):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, types.intp, sums), generate
+
+
+@intrinsic
+def load_tile(typingctx, shape, array, i, down, across, count):
+    """The vectors at array[i + line * down + k * across], of `count` lanes each, as a block of this shape."""
+    result = _kind_of(shape.count, shape.dtype.count)
+
+    def generate(context, builder, signature, arguments):
+        lanes = _first(builder, arguments[5])
+        lines = _addresses(context, builder, array, arguments[1:5], shape)
+        return _made(context, builder, result, [[_load(builder, place, lanes) for place in line] for line in lines])
+
+    return result(shape, array, *[types.intp] * 4), generate
+
+
+@intrinsic
+def store_tile(typingctx, array, i, down, across, count, tile):
+    """Put a block where `load_tile` would find it."""
+
+    def generate(context, builder, signature, arguments):
+        lines = _addresses(context, builder, array, arguments[:4], tile)
+
+        def put(lanes):
+            for line, values in zip(lines, _unmade(builder, arguments[5]), strict=True):
+                for place, value in zip(line, values, strict=True):
+                    _store(builder, value, place, lanes)
+
+        _by_count(builder, arguments[4], put)
+        return context.get_dummy_value()
+
+    return types.void(array, *[types.intp] * 4, tile), generate
+
+
+def sandwich(matrix):
+    """A function that takes a block d to M d M^T.
+
+    The numbers of a row of M are 0 or of one size, and at least one of them is positive.
+    """
+
+    @intrinsic
+    def transform(typingctx, tile):
+        result = _kind_of(len(matrix), len(matrix))
+
+        def generate(context, builder, signature, arguments):
+            columns = zip(*_unmade(builder, arguments[0]), strict=True)
+            mixed = [[_combination(builder, row, column) for row in matrix] for column in columns]
+            lines = zip(*mixed, strict=True)
+            return _made(
+                context, builder, result, [[_combination(builder, row, line) for row in matrix] for line in lines]
+            )
+
+        return result(tile), generate
+
+    return transform
+
+
+def _combination(builder, factors, values):
+    """The sum of values times factors, the positive ones first."""
+    terms = [(factor, value) for factor, value in zip(factors, values, strict=True) if factor]
+    (factor, total), *others = sorted(terms, key=lambda term: term[0] < 0)
+    for other, value in others:
+        total = builder.fadd(total, value) if other > 0 else builder.fsub(total, value)
+    return total if factor == 1 else builder.fmul(total, ir.Constant(_VECTOR, [factor] * LANES))
 
 
 def _define(operation, instruction):
@@ -430,7 +448,7 @@ def _multiply_tile(
         with cgutils.for_range(builder, lines) as a:
             corner, first_tap = builder.mul(a.index, line), builder.mul(a.index, run)
             with cgutils.for_range(builder, run) as q:
-                # Each weight is loaded once for all rows, each number of x once for both vectors.
+                # Each weight is loaded once for all rows, each number of x once for all vectors.
                 tap = builder.add(builder.mul(builder.add(first_tap, q.index), filters), column)
                 weights = [
                     _load(builder, vector_at(w, builder.add(tap, number(k * LANES))), lanes[k]) for k in range(width)

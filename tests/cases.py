@@ -324,6 +324,7 @@ def _paths() -> list[Case]:
         ("short windows, padded", (2, 9, 6, 1), (3, 3, 1, 33), {"padding": "same"}),
         ("short windows, a pool of 2x3", (1, 8, 8, 1), (2, 2, 1, 20), {"pool_size": (2, 3), "strides": (1, 2)}),
         ("short windows, many images", (40, 4, 5, 3), (2, 2, 3, 16), {}),
+        ("images smaller than a vector", (3, 2, 2, 1), (1, 1, 1, 5), {}),
         ("Winograd", (2, 6, 8, 16), (3, 3, 16, 16), {}),
         ("Winograd, a rest, padded", (2, 7, 5, 20), (3, 3, 20, 33), {"padding": "same"}),
         ("Winograd, several blocks", (1, 18, 18, 70), (3, 3, 70, 16), {}),

@@ -161,6 +161,12 @@ def lowest_bit(bits):
     return (int(bits) & -int(bits)).bit_length() - 1
 
 
+def without_lowest_bit(bits):
+    assert bits != 0
+    unsigned = int(bits) % 2**64
+    return np.uint64(unsigned & (unsigned - 1)).astype(np.int64)
+
+
 def next_task(tasks):
     tasks[0] += 1
     return int(tasks[0]) - 1
@@ -233,6 +239,6 @@ EMULATED = {
     f.__name__: f
     for f in (
         spread, load, store, pick, block_shape, load_tile, store_tile, sandwich, load_block, add_block, store_block,
-        beats, equal, above_zero, where, mask_bits, lowest_bit, _multiply_tile,
+        beats, equal, above_zero, where, mask_bits, lowest_bit, without_lowest_bit, _multiply_tile,
     )
 }  # fmt: skip
