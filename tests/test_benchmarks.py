@@ -123,6 +123,7 @@ def test_a_worker_that_dies_gives_its_last_words():
             worker.ask("memory")
 
 
+@pytest.mark.slow
 def test_the_kernels_agree_with_the_reference_in_a_real_run():
     (step,) = rounds.measure(Setting("step", TINY, 1), ["tinycnn"], rounds=2)
     assert step.problem is None
@@ -267,6 +268,7 @@ def test_threads_and_cores():
     assert common.cores_for(1000) == common.usable_cores()
 
 
+@pytest.mark.slow
 def test_compare_from_the_command_line(tmp_path):
     arguments = [
         "--only",
@@ -362,6 +364,7 @@ def test_a_pipeline_that_learns_nothing_is_wrong():
     assert "waiting" not in row.figures
 
 
+@pytest.mark.slow
 def test_one_photo_asked_of_a_whole_process():
     (warm, first) = cold.measure_one_photo(["tinycnn"], threads=1, rounds=1)
     assert (warm.peer, first.peer) == ("tinycnn", "tinycnn, first run")

@@ -323,6 +323,7 @@ def test_a_link_that_makes_no_sense_shows_the_beginning(fragment, fish, browser)
         assert tab.said == []
 
 
+@slow
 def test_the_keyboard_alone_reaches_every_view(fish, browser):
     with Reader(browser, fish[2]) as tab:
         for key, view in zip("fbwsa", VIEWS, strict=True):
@@ -616,6 +617,7 @@ def window_of(stage: dict, i: int, j: int) -> list[tuple[int, int]]:
     return [(row, column) for row in rows for column in columns if 0 <= row < win["h"] and 0 <= column < win["w"]]
 
 
+@slow
 def test_of_equals_none_is_called_the_largest(fish, browser):
     subject, meta, file = fish
     truth = Truth(subject, meta)

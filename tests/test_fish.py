@@ -112,6 +112,7 @@ def test_making_it_again_gives_the_same_bytes_and_a_finished_one_is_left_alone(w
     assert not whole.with_name("set.partial").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_leaves_nothing_under_the_final_name_and_is_continued(whole, tmp_path):
     folder, arguments = tmp_path / "set", ("--train", TRAIN, "--test", TEST, "--seed", 3)
@@ -138,6 +139,7 @@ def test_a_killed_run_leaves_nothing_under_the_final_name_and_is_continued(whole
     assert os.listdir(tmp_path) == ["set"]
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_same_set_at_once_do_not_disturb_each_other(whole, tmp_path):
     arguments = (tmp_path / "set", "--train", TRAIN, "--test", TEST, "--seed", 3)
     processes = [start(*arguments) for _ in range(3)]

@@ -300,7 +300,11 @@ def test_the_fault_is_caught(mutant, monkeypatch):
     assert is_caught(plain_questions(mutant.file, mutant.ops)), f"nobody notices: {mutant.fault}"
 
 
-@pytest.mark.parametrize("mutant", FUSED, ids=lambda mutant: mutant.fault)
+# Every fourth of them for every run of the tests; the others take long together.
+EACH_FUSED = [pytest.param(m, id=m.fault, marks=pytest.mark.slow if i % 4 else ()) for i, m in enumerate(FUSED)]
+
+
+@pytest.mark.parametrize("mutant", EACH_FUSED)
 def test_the_fault_in_a_fused_kernel_is_caught(mutant, monkeypatch):
     numba = backend.get("numba")
     monkeypatch.setattr(numba, "_kernels", interpreted.kernels())
