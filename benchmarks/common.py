@@ -41,7 +41,8 @@ def say(line: str) -> None:
 
 def thread_environment(threads: int) -> dict[str, str]:
     """This process's environment with every library known here told to use `threads` threads and no GPU."""
-    chosen = {"CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+    # On processors without AVX-512 TensorFlow leaves oneDNN out unless told otherwise, and is half as fast without it.
+    chosen = {"CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
     return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **chosen, **quiet}
 
