@@ -79,7 +79,7 @@ def _dense_parts(worker, tasks, x, w, parts, starts):
                 multiply_rows(x, first, starts, last - first, weights, f, units, y, f)
         else:
             for f in range(0, units, COLUMNS):
-                multiply(x, first, starts, 0, 1, 1, last - first, weights, f, units, y, f, False)
+                multiply(x[first:], 0, starts, 0, 1, 1, last - first, weights, f, units, y, f, False)
         part = next_task(tasks)
 
 

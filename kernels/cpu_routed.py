@@ -5,7 +5,6 @@ takes part in the gradients of few filters. These loops visit just those, which 
 """
 
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 
@@ -33,8 +32,8 @@ from .vectors import (
 CHUNK = 31  # pooled pixels looked at together, so that their part of the image stays in the first cache: a bit of an
 # int32 for each, but for the bit of its sign.
 # Lines and vectors of the blocks that windows are cut into: no more than fit in registers as sums.
-SHAPES = (1, WIDEST), (3, 2), (3, 1), (1, 1)
-LONG, SQUARE, TALL, SINGLE = (block_shape(*shape) for shape in SHAPES)
+SHAPES = (1, WIDEST), (3, 1), (1, 1)
+LONG, TALL, SINGLE = (block_shape(*shape) for shape in SHAPES)
 
 
 @lru_cache
@@ -44,21 +43,16 @@ def blocks(lines: int, length: int, step: int):
     For each block its place in SHAPES; where it begins in the flat image, counted from the window's corner; where in a
     filter's weights, whose lines are `whole_vectors(length)` long; and how many numbers of the line remain there.
     """
-    found = []
-
-    def add(high, vectors, line, start):
-        shape, in_weights = SHAPES.index((high, vectors)), line * whole_vectors(length) + start
-        found.append((shape, line * step + start, in_weights, length - start))
-
-    start = 0
+    found, start = [], 0
     while start < length:
-        high, vectors = (1, WIDEST) if length - start >= WIDEST * LANES else (3, min(-(-(length - start) // LANES), 2))
-        end, single_lines = start + vectors * LANES, range(lines // high * high, lines)
-        for line in range(0, single_lines.start, high):
-            add(high, vectors, line, start)
-        for line, part in product(single_lines, range(start, min(end, length), LANES)):
-            add(1, 1, line, part)
-        start = end
+        high, vectors = (1, WIDEST) if length - start >= WIDEST * LANES else (3, 1)
+        line = 0
+        while line < lines:
+            shape = (high, vectors) if line + high <= lines else (1, 1)
+            in_weights = line * whole_vectors(length) + start
+            found.append((SHAPES.index(shape), line * step + start, in_weights, length - start))
+            line += shape[0]
+        start += vectors * LANES
     return tuple(np.array(found, np.int64).reshape(-1, 4).T.copy())
 
 
@@ -131,8 +125,6 @@ def _add_windows(number, *arguments):
     if number == 0:
         _windows_of(LONG, *arguments)
     elif number == 1:
-        _windows_of(SQUARE, *arguments)
-    elif number == 2:
         _windows_of(TALL, *arguments)
     else:
         _windows_of(SINGLE, *arguments)
@@ -197,8 +189,6 @@ def _add_filters(number, *arguments):
     if number == 0:
         _filters_of(LONG, *arguments)
     elif number == 1:
-        _filters_of(SQUARE, *arguments)
-    elif number == 2:
         _filters_of(TALL, *arguments)
     else:
         _filters_of(SINGLE, *arguments)

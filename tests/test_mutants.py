@@ -171,7 +171,7 @@ FUSED = [
            "line * step, in_weights", ("ConvReLUMaxPool2D: lines of more than a block",)),
     Mutant("second block with the first one's weights", "cpu_routed", "whole_vectors(length) + start\n",
            "whole_vectors(length)\n", ("ConvReLUMaxPool2D: lines of more than a block",)),
-    Mutant("lines of a block twice", "cpu_routed", "single_lines.start, high)", "single_lines.start)",
+    Mutant("lines of a block twice", "cpu_routed", "line += shape[0]", "line += 1",
            ("ConvReLUMaxPool2D: short windows",)),
     Mutant("the last image left out", "cpu_routed", "end[k] = image_x[k]", "pass",
            ("ConvReLUMaxPool2D: short windows, many images",)),
