@@ -103,7 +103,7 @@ def sandwich(matrix):
 
 
 class Block:
-    """Lines of numbers; what a kernel asks of it beside sums is how many lanes it has."""
+    """Lines of numbers (LINES, LANES) as one value; never changed in place."""
 
     def __init__(self, values) -> None:
         self.values = values
