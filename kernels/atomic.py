@@ -3,15 +3,19 @@
 All threads see all of these in one order, and with each of them what was written to memory before it.
 """
 
+import os
 import platform
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from .compiling import helper
+
 _ORDER = "seq_cst"
-_PAUSES = platform.machine().lower() in ("x86_64", "amd64")
-TURN = 20 if _PAUSES else 2  # nanoseconds, about, to look once and wait a moment
+_PAUSES, _YIELDS = platform.machine().lower() in ("x86_64", "amd64"), hasattr(os, "sched_yield")
+_MOMENT, _YIELD = 20 if _PAUSES else 2, 500 if _YIELDS else 2  # nanoseconds, about, that a look takes, with what follows
+_MOMENTS = 10_000 // _MOMENT  # looks: whoever has waited for 10 microseconds may be waited for by the one it waits for
 
 
 def _start(context, builder, signature, arguments):
@@ -62,14 +66,45 @@ def write(typingctx, numbers, value):
     return types.void(numbers, types.int64), generate
 
 
+def looks(nanoseconds: int) -> int:
+    """How many looks at what another thread does take about so long, where nobody else wants the core."""
+    moments = min(_MOMENTS, nanoseconds // _MOMENT)
+    return moments + (nanoseconds - moments * _MOMENT) // _YIELD
+
+
+@helper
+def wait(look):
+    """Before looking again, with the number of the look: at first a moment, then as long as another needs the core.
+
+    That may be the very thread that is waited for: the system gives both the same core where another program has one.
+    """
+    if look < _MOMENTS:
+        _wait_a_moment()
+    else:
+        _give_way()
+
+
 @intrinsic
-def wait_a_moment(typingctx):
-    """Before looking again: leave the core to its other thread, where it has two."""
+def _wait_a_moment(typingctx):
+    """Leave the core to its other thread, where it has two."""
 
     def generate(context, builder, signature, arguments):
         if _PAUSES:
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _give_way(typingctx):
+    """Let who waits for this core have it, if anybody does."""
+
+    def generate(context, builder, signature, arguments):
+        if _YIELDS:
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from . import memory, native
-from .atomic import TURN, add, read, wait_a_moment, write
+from .atomic import add, looks, read, wait, write
 from .compiling import compiled
 
 LINE = 8  # words of a cache line: what threads change lies apart
@@ -29,8 +29,8 @@ TASK, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH, STEP = 0, LINE, 2 * LINE,
 OPEN, PLACE, COUNT, MAY_JOIN, THREADS, LOOKS = 0, LINE, LINE + 1, LINE + 2, 2 * LINE, 1
 MOST = 64  # threads
 FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not left; nor the one before, nothing was done
-LEAVING = 10_000 // TURN  # looks at a thread that has nothing left to do: 10 microseconds
-PATIENCE = 1_000_000 // TURN  # looks at a step that others are busy with: a millisecond
+LEAVING = looks(10_000)  # at a thread that has nothing left to do
+PATIENCE = looks(1_000_000)  # at a step that others are busy with
 
 Kernel = tuple[Callable[..., None], int, tuple[Any, ...]]  # with the size of its team, and its arguments
 
@@ -100,11 +100,11 @@ def conduct(board, number, team, steps, rows, batches, batch):
         write(board[OPEN:], 0)
     outcome = 0
     for worker in range(1, team):  # they are leaving: nothing is left to do
-        turn = 0
-        while turn < LEAVING and read(board[THREADS + worker * LINE :]) > 0:
-            turn += 1
-            wait_a_moment()
-        outcome |= STAYED if turn == LEAVING else 0
+        look = 0
+        while look < LEAVING and read(board[THREADS + worker * LINE :]) > 0:
+            wait(look)
+            look += 1
+        outcome |= STAYED if look == LEAVING else 0
     for step in steps:
         outcome |= FAULT if step[FAILED] else 0
     return outcome
@@ -136,12 +136,14 @@ def _walk(worker, steps):
                 write(step[FAILED:], 1)
             add(inside, -1)
         if worker == 0:
+            look = 0
             while read(inside) > 0:
-                wait_a_moment()
+                wait(look)
+                look += 1
             write(over, 1)
-        turn = 0
+        look = 0
         while read(over) == 0:
-            turn += 1
-            if turn == PATIENCE:  # the caller has lost its core, or works on alone: nobody waits for this thread
+            if look == PATIENCE:  # the caller has lost its core, or works on alone: nobody waits for this thread
                 return
-            wait_a_moment()
+            wait(look)
+            look += 1

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from . import native, program
-from .atomic import TURN, next_task, read, wait_a_moment, write  # noqa: F401 - kernels take all that they share from here
+from .atomic import looks, next_task, read, wait, write  # noqa: F401 - kernels take all that they share from here
 from .compiling import compiled
 from .program import Kernel, Program
 from .recording import Call, call, is_recording
 
 GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
 FINE_GRAIN = 100_000  # the same where calls are noted, to be joined into a program: threads are there already
-TURNS = 200_000 // TURN  # looks at what another thread does before going to sleep, 0.2 ms: waking takes a quarter
+LOOKS = looks(200_000)  # at what another thread does before going to sleep: waking takes a quarter of that
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
@@ -170,7 +170,7 @@ def _outcome(job: _Job) -> BaseException | None:
     interrupt: BaseException | None = None
     while True:
         try:
-            _await(job.done, TURNS)
+            _await(job.done, LOOKS)
             return job.outcome.get() or interrupt
         except KeyboardInterrupt as error:  # the helper would go on, and take tasks of the next kernel
             interrupt = error
@@ -193,20 +193,20 @@ def _help(jobs: SimpleQueue, worker: int) -> None:
         if job is not None:
             number, done = job.number, job.done
         del job
-        _watch(worker, _state, number, done, _board, TURNS)
+        _watch(worker, _state, number, done, _board, LOOKS)
 
 
 @compiled
-def _await(done, turns):
+def _await(done, most):
     """Wait until a helper is done, but not for long: a thread that sleeps takes 50 microseconds to wake."""
-    for _ in range(turns):
+    for look in range(most):
         if read(done) > 0:
             return
-        wait_a_moment()
+        wait(look)
 
 
 @compiled
-def _watch(worker, state, seen, done, board, turns):
+def _watch(worker, state, seen, done, board, most):
     """Say that a job is done, then wait until someone takes the first task of another kernel, but not for long.
 
     All without Python's lock, which the caller needs now to go on, and has let go of when it takes a task: a thread
@@ -214,14 +214,14 @@ def _watch(worker, state, seen, done, board, turns):
     """
     write(done, 1)
     number, tasks = state[:1], state[1:]
-    looks = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
-    turn, last = 0, np.int64(0)  # not an int of its own type, for which `join` would be compiled once more
-    write(looks, 1)
-    while turn < turns and (read(number) == seen or read(tasks) == 0):
+    present = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
+    look, last = 0, np.int64(0)  # not an int of its own type, for which `join` would be compiled once more
+    write(present, 1)
+    while look < most and (read(number) == seen or read(tasks) == 0):
         joined = program.join(worker, board, last)
-        turn, last = turn + 1 if joined == last else 0, joined
-        wait_a_moment()
-    write(looks, 0)
+        look, last = look + 1 if joined == last else 0, joined
+        wait(look)
+    write(present, 0)
 
 
 def _after_fork() -> None:

@@ -221,6 +221,43 @@ def test_a_forked_process_has_threads_of_its_own():
     assert done.stdout == "0\n", done.stderr
 
 
+ONE_CORE = """
+import os, time
+import numba, numpy as np
+from tinycnn.kernels.atomic import read, wait, write
+from tinycnn.kernels.compiling import compiled
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+from tinycnn.kernels import threads
+
+@compiled
+def take_turns(worker, tasks, turn):
+    for own in range(worker, 400, 2):
+        look = 0
+        while read(turn) < own:
+            wait(look)
+            look += 1
+        write(turn, own + 1)
+
+def duration():
+    turn = np.zeros(1, np.int64)
+    start = time.perf_counter()
+    threads.run(take_turns, 2, turn)
+    return time.perf_counter() - start
+
+print(min(duration() for _ in range(5)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to a core")
+def test_a_thread_that_waits_leaves_its_core_to_the_one_that_it_waits_for():
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_CORE], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert float(done.stdout) < 0.2  # seconds for 400 turns; who keeps the core has it for milliseconds each time
+
+
 # The same bits
 
 NUMBERS = 2, 4  # there may be fewer cores: then threads take turns
