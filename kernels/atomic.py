@@ -14,7 +14,7 @@ from .compiling import helper
 
 _ORDER = "seq_cst"
 _PAUSES, _YIELDS = platform.machine().lower() in ("x86_64", "amd64"), hasattr(os, "sched_yield")
-_MOMENT, _YIELD = 20 if _PAUSES else 2, 500 if _YIELDS else 2  # nanoseconds, about, that a look takes, with what follows
+_MOMENT, _YIELD = 20 if _PAUSES else 2, 500 if _YIELDS else 2  # nanoseconds that a look takes, about, with what follows
 _MOMENTS = 10_000 // _MOMENT  # looks: whoever has waited for 10 microseconds may be waited for by the one it waits for
 
 
