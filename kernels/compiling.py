@@ -23,6 +23,7 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 
 
 def _private(module: str, name: str) -> Any:
@@ -112,6 +113,23 @@ def cache_folder() -> Path:
     return base / "tinycnn" / "kernels"
 
 
+def is_missing(kernel: Any, types: tuple[Any, ...]) -> bool:
+    """Whether a kernel would have to be compiled for arguments of these types, and would then be kept on disk."""
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, _KernelCache) and types not in kernel.overloads and not cache.holds(types)
+
+
+def keeps_code() -> bool:
+    """Whether code can be kept on disk now."""
+    try:
+        generation = cache_folder() / _generation(cpu_target.target_context.codegen())
+        _make_room(generation)
+        with tempfile.TemporaryFile(dir=generation):
+            return True
+    except Exception:  # whatever is wrong is told when a kernel has been compiled
+        return False
+
+
 class _KernelCache(_Interface):
     """What Numba asks for a kernel's code before it compiles, and gives the code to afterwards. Never raises.
 
@@ -153,6 +171,13 @@ class _KernelCache(_Interface):
             _write(self._path(sig, data.codegen), dumps(data._reduce()))
         except Exception as error:
             _warn_of_cache("written", error)
+
+    def holds(self, sig: Any) -> bool:
+        """Whether there is a file for these types."""
+        try:
+            return self._path(sig, cpu_target.target_context.codegen()).exists()
+        except Exception:  # as above: kernels must run
+            return False
 
     def _path(self, sig: Any, codegen: Any) -> Path:
         types = repr(tuple(getattr(sig, "args", sig)))
@@ -218,12 +243,8 @@ def _read(path: Path) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Put a file in its place, whole or not at all. Raises OSError."""
-    generation, top = path.parent, path.parent.parent
-    top.mkdir(0o700, parents=True, exist_ok=True)
-    _refuse_unless_private(top, top.stat())
-    if not generation.exists():
-        generation.mkdir(0o700, exist_ok=True)
-        _remove_old_generations(top)
+    generation = path.parent
+    _make_room(generation)
     handle, temporary = tempfile.mkstemp(dir=generation, prefix=f".{path.name}.")
     try:
         with open(handle, "wb") as file:
@@ -233,6 +254,16 @@ def _write(path: Path, content: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _make_room(generation: Path) -> None:
+    """Make the folder for kernels of a generation, unless it is there. Raises OSError."""
+    top = generation.parent
+    top.mkdir(0o700, parents=True, exist_ok=True)
+    _refuse_unless_private(top, top.stat())
+    if not generation.exists():
+        generation.mkdir(0o700, exist_ok=True)
+        _remove_old_generations(top)
 
 
 def _digest(path: Path, content: bytes) -> bytes:

@@ -7,6 +7,7 @@ in files of their own, and are offered here beside the others.
 import numpy as np
 
 from . import memory, reference
+from .ahead import compile_ahead
 from .compiling import compiled, helper
 from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv_relu_max_pool2d_backward
 from .cpu_dense import dense, dense_backward
@@ -18,9 +19,9 @@ from .vectors import LANES, load, spread, store
 BLOCK = 16 * 1024  # numbers of a task: small beside a core's cache, large beside the cost of taking it
 
 __all__ = [
-    "adam_update", "col2im", "conv2d", "conv2d_backward", "conv_relu_max_pool2d", "conv_relu_max_pool2d_backward",
-    "dense", "dense_backward", "im2col", "joined", "logistic", "max_pool2d", "max_pool2d_backward", "one_thread",
-    "recorded", "set_threads", "sgd_update", "usable_threads", "warp",
+    "adam_update", "col2im", "compile_ahead", "conv2d", "conv2d_backward", "conv_relu_max_pool2d",
+    "conv_relu_max_pool2d_backward", "dense", "dense_backward", "im2col", "joined", "logistic", "max_pool2d",
+    "max_pool2d_backward", "one_thread", "recorded", "set_threads", "sgd_update", "usable_threads", "warp",
 ]  # fmt: skip
 
 

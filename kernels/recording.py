@@ -24,6 +24,17 @@ def recorded() -> Iterator[list[Call]]:
         _own.calls = before
 
 
+@contextmanager
+def listed() -> Iterator[list[Call]]:
+    """A block whose calls, those of this thread, are not made, but only put into the list that it gives."""
+    with recorded() as calls:
+        _own.makes_calls = False
+        try:
+            yield calls
+        finally:
+            _own.makes_calls = True
+
+
 def is_recording() -> bool:
     """Whether this thread's calls are noted down here."""
     return getattr(_own, "calls", None) is not None
@@ -34,4 +45,5 @@ def call(function: Callable[..., Any], *arguments: Any) -> None:
     calls = getattr(_own, "calls", None)
     if calls is not None:
         calls.append((function, arguments))
-    function(*arguments)
+    if getattr(_own, "makes_calls", True):
+        function(*arguments)

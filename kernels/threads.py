@@ -119,6 +119,15 @@ def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
     return found + _one_program(kernels, batch)
 
 
+def kernels_of(calls: Sequence[Call]) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
+    """The kernels among these calls, with all their arguments; and those by which threads come together."""
+    found = [(arguments[0], (0, _state[1:], *arguments[2:])) for function, arguments in calls if function is _run]
+    number, steps = np.zeros(1, np.int64), np.zeros((1, program.STEP), np.int64)
+    together = (_watch, (1, _state, 0, number, _board, LOOKS)), (_await, (number, LOOKS))
+    batch = np.zeros(1, np.float32)
+    return [*found, *together, (program.conduct, (_board, 0, 1, steps, number, number, batch))]
+
+
 def _one_program(kernels: list[Kernel], batch: np.ndarray) -> list[Call]:
     return [(run_program, (Program(kernels, batch), batch))] if kernels else []
 

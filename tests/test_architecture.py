@@ -88,7 +88,10 @@ THIRD_PARTY = {  # what only some may import, "kernels.cpu_dense" as "kernels.cp
     "PIL": {"preprocessing", "datasets"},
     "numba": {
         "backend",
-        *(f"kernels.{name}" for name in ("atomic", "compiling", "cpu", "native", "program", "threads", "vectors")),
+        *(
+            f"kernels.{name}"
+            for name in ("ahead", "atomic", "compiling", "cpu", "native", "program", "threads", "vectors")
+        ),
     },
     "cupy": {"kernels.cuda", "backend"},
 }

@@ -23,7 +23,7 @@ from .ops import Conv2D, Dense, MatMul
 from .position import Position, RunningMeans
 from .preprocessing.settings import Preprocessing
 from .random import generator
-from .replay import Chain, Replays
+from .replay import Chain, Replays, no_replays
 from .summary import summary, summary_html
 from .tensor import Tensor, no_grad, watcher
 
@@ -297,7 +297,10 @@ class Sequential:
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
         """work(*inputs); on a GPU from a graph of it, where one was recorded for this state of things."""
         home = self.backend or current()
-        if not (self.replay and home.graph) or watcher() is not None:
+        if watcher() is not None:
+            return work(*inputs)
+        if not (self.replay and home.graph):
+            self._plan().prepare(name, home, partial(work, *inputs))
             return work(*inputs)
         state, graphs = (self._plan(), state), self._graphs.get(name)
         if graphs is None or not graphs.hold(home, self.weights, state):
@@ -574,6 +577,7 @@ class _Plan:
         measured = model.loss.steps(_LABELS) if model.loss else []
         every = own + [replace(step, layer="loss") for step in measured]
         self.outputs = model.output_shape[-1] if own else 0
+        self.prepared: set[str] = set()  # kinds of work
         self.to_predictions = fuse(own) if model.fuse else own
         self.to_loss = fuse(every) if model.fuse else every
         alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
@@ -587,6 +591,15 @@ class _Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of a model makes a plan of its own
+
+    def prepare(self, name: str, home: Backend, work: Callable[[], Any]) -> None:
+        """Compile what the work called `name` takes, before it is done for the first time; ops of others may count."""
+        if name not in self.prepared:
+            self.prepared.add(name)
+            ours = all(step.op.__module__.startswith(f"{__package__}.") for step in self.to_loss + self.to_predictions)
+            if ours and home.has("compile_ahead"):
+                with no_replays():
+                    home.compile_ahead(work)
 
     def holds(self, model: Sequential) -> bool:
         """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""

@@ -4,7 +4,8 @@ Writing the tape, working out shapes and finding memory take a tenth of a small 
 others wait; a replay needs none of it. What a GPU calls a graph, here is a list of calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import is_
 from typing import Any
@@ -43,6 +44,16 @@ class Replays:
                 chain.keep(key, recording)
 
 
+@contextmanager
+def no_replays() -> Iterator[None]:
+    """A block in which chains do all anew, and take no notice of the batches."""
+    token = _lent.set(None)
+    try:
+        yield
+    finally:
+        _lent.reset(token)
+
+
 class Chain:
     """Ops one after the other, as many of the `steps` as work through kernels alone: `used` of them.
 
@@ -60,8 +71,8 @@ class Chain:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The chain's value for a batch; from the second batch of a kind on from a recording, inside `Replays`."""
-        lent, key = _lent.get(), self._key(x)
-        if lent is not None and key is not None:
+        lent = _lent.get()
+        if lent is not None and (key := self._key(x)) is not None:
             recording = self._kept.pop(key, None)
             if recording and not recording.holds(self.weights):
                 recording = None

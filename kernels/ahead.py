@@ -1,0 +1,113 @@
+"""Compiles the kernels of a piece of work before it begins, several at a time: the first run of all waits half as long.
+
+Numba compiles one kernel at a time in a process, so other processes help: each is told of a kernel, compiles it, and
+leaves it in the cache on disk (compiling.py), where this one finds it as after any earlier run.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from subprocess import DEVNULL, PIPE
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import types
+
+from . import compiling, threads
+from .recording import Call, listed
+
+MOST = 4  # processes, with this one: each takes a second to start, and 150 MB of memory
+PATIENCE = 60  # seconds for the last kernel of another process
+
+Kind = tuple[str, int]  # of an argument: its numbers' type, and how many axes it has; -1 for a plain number
+Wanted = tuple[Any, tuple[Any, ...], list[Kind]]  # a kernel, and its arguments' types for Numba and as kinds
+
+
+def compile_ahead(work: Callable[[], Any]) -> None:
+    """Compile the kernels that work() will call, unless they are on disk. It is run without them, on undefined numbers.
+
+    What it does besides calling kernels is done, and must do no harm when it is done once more.
+    """
+    with listed() as calls, np.errstate(all="ignore"):
+        work()
+    wanted = _missing(calls)
+    helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
+    if helpers > 0 and sys.executable and compiling.keeps_code():
+        with _helpers(helpers, wanted):
+            while wanted:
+                kernel, kinds, _ = wanted.popleft()
+                kernel.compile(kinds)
+
+
+def _missing(calls: list[Call]) -> deque[Wanted]:
+    """The kernels that other processes can compile, each once; those that this one needs first come first."""
+    found: dict[tuple[int, tuple[Any, ...]], Wanted] = {}
+    for kernel, arguments in threads.kernels_of(calls):
+        if hasattr(kernel, "typeof_pyval"):
+            kinds = [_kind(argument) for argument in arguments]
+            known = tuple(map(kernel.typeof_pyval, arguments))
+            if known == tuple(map(_type, kinds)) and compiling.is_missing(kernel, known):
+                found[id(kernel), known] = kernel, known, kinds
+    return deque(found.values())
+
+
+def _kind(argument: Any) -> Kind:
+    array = np.asarray(argument)
+    return array.dtype.str, array.ndim if isinstance(argument, np.ndarray) else -1
+
+
+def _type(kind: Kind) -> Any:
+    """The type that Numba gives an argument of this kind: arrays are in C order, aligned and writeable."""
+    numbers = numba.from_dtype(np.dtype(kind[0]))
+    return numbers if kind[1] < 0 else types.Array(numbers, kind[1], "C")
+
+
+@contextmanager
+def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
+    """A block beside which other processes compile what is wanted, from the end; it ends when they have finished.
+
+    What a process does not manage, for whatever reason, is compiled when it is called.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve()"
+    command = [sys.executable, "-c", code]
+    started: list[subprocess.Popen] = []
+    try:
+        with suppress(OSError):  # there are no more processes to be had
+            for _ in range(number):
+                started.append(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True))
+        feeders = [threading.Thread(target=_feed, args=(process, wanted), daemon=True) for process in started]
+        for feeder in feeders:
+            feeder.start()
+        yield
+        for feeder in feeders:
+            feeder.join(PATIENCE)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _feed(process: subprocess.Popen, wanted: deque[Wanted]) -> None:
+    """Give a process one kernel after the other, as long as it answers."""
+    orders, answers = process.stdin, process.stdout
+    with suppress(IndexError, OSError, ValueError):  # another took the last; or the process has ended, or was stopped
+        while orders and answers:
+            kernel, _, kinds = wanted.pop()
+            function = kernel.py_func
+            print(json.dumps((function.__module__, function.__name__, kinds)), file=orders, flush=True)
+            if not answers.readline():
+                return
+
+
+def _serve() -> None:
+    """Be such a process."""
+    for line in sys.stdin:
+        module, name, kinds = json.loads(line)
+        getattr(importlib.import_module(module), name).compile(tuple(map(_type, kinds)))
+        print("compiled", flush=True)

@@ -1,0 +1,226 @@
+"""Do other processes compile what this one will call, does nothing depend on it, and are they gone afterwards?"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+
+import numpy as np
+import pytest
+from checks import ROOT
+from networks import training_hash
+from tinycnn.kernels import ahead, compiling, cpu, threads
+
+from tinycnn import backend
+from tinycnn.layers import Flatten
+from tinycnn.models import Sequential
+from tinycnn.ops import Reshape
+
+
+@pytest.fixture(autouse=True)
+def restored(no_leaks, monkeypatch):
+    monkeypatch.setattr(threads, "_limit", 2)
+    monkeypatch.setattr(backend, "_threads", None)
+    monkeypatch.setattr(backend, "_current", backend.get("numba"))
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen]:
+    """The processes that were started."""
+    found, real = [], subprocess.Popen
+
+    def popen(*arguments, **options):
+        found.append(real(*arguments, **options))
+        return found[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    return found
+
+
+def python(script: str, cache) -> list:
+    """What a script prints as JSON, in a process with two threads and this cache."""
+    environment = os.environ | {"TINYCNN_CACHE": str(cache), "TINYCNN_NUM_THREADS": "2", "TINYCNN_BACKEND": "numba"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout)
+
+
+ALL_BY_ANOTHER = """
+import json, time
+import numpy as np
+from tinycnn.kernels import ahead, compiling, cpu, recording
+
+x = np.zeros((2, 3), np.float32)
+with recording.listed() as calls:
+    cpu.logistic(x)
+    cpu.logistic(x.astype(np.float64))
+wanted = ahead._missing(calls)
+names = [kernel.py_func.__name__ for kernel, *_ in wanted]
+with ahead._helpers(1, wanted):
+    while wanted:
+        time.sleep(0.01)
+y = cpu.logistic(x)
+print(json.dumps([names, len(ahead._missing(calls)), sum(cpu._logistic.stats.cache_hits.values()), y.tolist()]))
+"""
+
+
+def test_another_process_compiles_and_this_one_finds_the_code(tmp_path):
+    names, missing, hits, y = python(ALL_BY_ANOTHER, tmp_path)
+    assert names == ["_logistic", "_logistic", "_watch", "_await", "conduct"]  # float32 and float64 apart
+    assert (missing, hits) == (0, 1)
+    assert y == [[0.5] * 3] * 2
+
+
+FIRST_RUN = """
+import json
+import numpy as np
+from tinycnn.kernels import ahead, cpu_convolution, cpu_dense, cpu_parts, cpu_routed, cpu
+from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
+from tinycnn.models import Sequential
+
+compiled, helped = [], []
+missing, feed = ahead._missing, ahead._feed
+def noted(calls):
+    wanted = missing(calls)
+    compiled.append(len(wanted))
+    return wanted
+def counted(process, wanted):
+    before = len(wanted)
+    feed(process, wanted)
+    helped.append(process.poll())
+ahead._missing, ahead._feed = noted, counted
+model = Sequential([
+    Conv2D(8, 3, activation="relu", input_shape=(10, 10, 3)), MaxPooling2D(2), Flatten(),
+    Dense(1, activation="sigmoid"),
+])
+model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+x = np.linspace(-1, 1, 4 * 300, dtype=np.float32).reshape(4, 10, 10, 3)
+found = [model.train_on_batch(x, np.array([0, 1, 1, 0])) for _ in range(3)]
+found.append(model.predict_on_batch(x).ravel().tolist())
+print(json.dumps([found, compiled, helped]))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_run_of_all_gives_the_bits_of_the_second(tmp_path):
+    first, wanted, helped = python(FIRST_RUN, tmp_path)
+    second, wanted_later, helped_later = python(FIRST_RUN, tmp_path)
+    assert wanted[0] > 5
+    assert helped == [None]  # it was alive until it was no longer needed
+    assert (wanted_later, helped_later) == ([0, 0], [])
+    assert first == second
+
+
+def test_work_is_looked_at_without_its_kernels(monkeypatch):
+    monkeypatch.setattr(ahead, "_missing", lambda calls: deque())
+    w = np.ones(5, np.float32)
+    done = []
+
+    def work():
+        cpu.adam_update(w, np.ones(5, np.float32), w.copy(), w.copy(), 0.1, 0.9, 0.999, 1e-7)
+        done.append(np.log(w - w))  # undefined numbers may be anything
+
+    ahead.compile_ahead(work)
+    assert len(done) == 1
+    assert (w == 1).all()
+    with np.errstate(divide="ignore"):
+        work()
+    assert not (w == 1).any()
+
+
+def test_training_gives_the_same_bits_without(monkeypatch):
+    prepared = training_hash(2, 3, 8)
+    monkeypatch.delattr(cpu, "compile_ahead")
+    assert training_hash(2, 3, 8) == prepared
+
+
+class Flat(Reshape):
+    """An op of somebody else."""
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_only_work_that_is_all_ours_is_done_once_more(foreign, monkeypatch):
+    class Mine(Flatten):
+        def steps(self):
+            (step,) = super().steps()
+            return [type(step)(Flat, (), {"shape": (-1, 4)})] if foreign else [step]
+
+    asked = []
+    monkeypatch.setattr(cpu, "compile_ahead", asked.append)
+    model = Sequential([Mine(input_shape=(2, 2))])
+    for _ in range(2):
+        assert model.predict_on_batch(np.ones((3, 2, 2), np.float32)).shape == (3, 4)
+    assert len(asked) == (not foreign)
+
+
+# Faults
+
+
+def wanted_kernels() -> deque:
+    """One kernel, as if it were missing."""
+    return deque([(cpu._logistic, (), [("<f4", 1)])])
+
+
+def test_a_process_that_ends_at_once_is_not_waited_for(monkeypatch, started, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    begun = time.monotonic()
+    with ahead._helpers(2, wanted_kernels()):
+        pass
+    assert time.monotonic() - begun < 30
+    assert len(started) == 2
+
+
+def test_a_process_that_cannot_be_started_is_done_without(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    wanted = wanted_kernels()
+    with ahead._helpers(2, wanted):
+        assert len(wanted) == 1
+
+
+def test_a_process_that_says_nothing_is_given_up(monkeypatch, started, tmp_path):
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 300\n")
+    silent.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(silent))
+    monkeypatch.setattr(ahead, "PATIENCE", 0.1)
+    with ahead._helpers(1, wanted_kernels()):
+        pass
+    assert started[0].poll() is not None
+
+
+def test_an_interrupt_ends_the_other_processes(started):
+    with pytest.raises(KeyboardInterrupt), ahead._helpers(1, wanted_kernels()):
+        raise KeyboardInterrupt
+    assert started[0].poll() is not None
+
+
+@pytest.mark.parametrize("why", ["one thread", "no cache", "no Python", "one kernel"])
+def test_nothing_is_started_that_could_not_help(why, monkeypatch, started, tmp_path):
+    monkeypatch.setenv("TINYCNN_CACHE", str(tmp_path))
+    compiled = []
+    wanted = deque(
+        [(type("Kernel", (), {"compile": compiled.append}), (i,), []) for i in range(1 + (why != "one kernel"))]
+    )
+    monkeypatch.setattr(ahead, "_missing", lambda calls: wanted)
+    if why == "one thread":
+        threads.set_threads(1)
+    if why == "no cache":
+        (tmp_path / "kernels").write_text("in the way")
+    if why == "no Python":
+        monkeypatch.setattr(sys, "executable", "")
+    ahead.compile_ahead(lambda: None)
+    assert (started, compiled) == ([], [])
+
+
+def test_a_folder_for_code_is_made_only_where_code_can_be_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYCNN_CACHE", str(tmp_path))
+    assert compiling.keeps_code()
+    assert list((tmp_path / "kernels").iterdir())
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+    monkeypatch.setenv("TINYCNN_CACHE", os.devnull)
+    assert not compiling.keeps_code()
