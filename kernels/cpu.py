@@ -11,17 +11,20 @@ from .ahead import compile_ahead
 from .compiling import compiled, helper
 from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv_relu_max_pool2d_backward
 from .cpu_dense import dense, dense_backward
+from .cpu_graph import Graph
 from .recording import recorded
 from .shapes import Windows
-from .threads import joined, next_task, one_thread, run, set_threads, usable_threads, workers
+from .threads import next_task, one_thread, run, set_threads, usable_threads, workers
 from .vectors import LANES, load, spread, store
 
 BLOCK = 16 * 1024  # numbers of a task: small beside a core's cache, large beside the cost of taking it
 
 __all__ = [
-    "adam_update", "col2im", "compile_ahead", "conv2d", "conv2d_backward", "conv_relu_max_pool2d",
-    "conv_relu_max_pool2d_backward", "dense", "dense_backward", "im2col", "joined", "logistic", "max_pool2d",
-    "max_pool2d_backward", "one_thread", "recorded", "set_threads", "sgd_update", "usable_threads", "warp",
+    "Graph", "adam_update", "col2im", "compile_ahead", "conv2d", "conv2d_backward", "conv_relu_max_pool2d",
+    "conv_relu_max_pool2d_backward", "dense", "dense_backward", "im2col", "logistic", "max_pool2d",
+    "max_pool2d_backward", "one_thread", "recorded", "set_threads", "sgd_update", "sigmoid_binary_cross_entropy",
+    "sigmoid_binary_cross_entropy_backward", "softmax_categorical_cross_entropy",
+    "softmax_categorical_cross_entropy_backward", "usable_threads", "warp",
 ]  # fmt: skip
 
 
@@ -159,16 +162,95 @@ def _logistic(worker, tasks, x, y):
         start = next_task(tasks) * BLOCK
 
 
+def sigmoid_binary_cross_entropy(z, y):
+    loss = memory.empty((), z.dtype)
+    run(_sigmoid_binary_cross_entropy, 1, *(memory.ready(array).reshape(-1) for array in (z, y)), loss.reshape(-1))
+    return loss
+
+
+@compiled
+def _sigmoid_binary_cross_entropy(worker, tasks, z, y, loss):
+    if next_task(tasks) == 0:
+        total = 0.0
+        for i in range(z.size):
+            total += max(z[i], 0) - z[i] * y[i] + np.log1p(np.exp(-abs(z[i])))
+        loss[0] = total / z.size
+
+
+def sigmoid_binary_cross_entropy_backward(gy, z, y):
+    gz = memory.empty(z.shape, z.dtype)
+    flat = (memory.ready(array).reshape(-1) for array in (np.asarray(gy, z.dtype), z, y, gz))
+    run(_sigmoid_binary_cross_entropy_backward, workers(32 * z.size, -(-z.size // BLOCK)), *flat)
+    return gz
+
+
+@compiled
+def _sigmoid_binary_cross_entropy_backward(worker, tasks, gy, z, y, gz):
+    share = gy[0] / z.size
+    start = next_task(tasks) * BLOCK
+    while start < z.size:
+        for i in range(start, min(start + BLOCK, z.size)):
+            small = np.exp(-abs(z[i]))
+            gz[i] = ((1 if z[i] >= 0 else small) / (1 + small) - y[i]) * share
+        start = next_task(tasks) * BLOCK
+
+
+def softmax_categorical_cross_entropy(z, y):
+    if not z.size:
+        return reference.softmax_categorical_cross_entropy(z, y)
+    z, y = memory.ready(z), memory.ready(y)
+    loss, log_p = memory.empty((), z.dtype), memory.empty(z.shape, z.dtype)
+    run(_softmax_categorical_cross_entropy, 1, z, y, loss.reshape(-1), log_p)
+    return loss, log_p
+
+
+@compiled
+def _softmax_categorical_cross_entropy(worker, tasks, z, y, loss, log_p):
+    n, classes = z.shape
+    if next_task(tasks) == 0:
+        total = 0.0
+        for row in range(n):
+            top, exponentials = z[row, 0], 0.0
+            for k in range(classes):
+                top = max(top, z[row, k])
+            for k in range(classes):
+                exponentials += np.exp(z[row, k] - top)
+            for k in range(classes):
+                log_p[row, k] = z[row, k] - top - np.log(exponentials)
+                total -= y[row, k] * log_p[row, k]
+        loss[0] = total / n
+
+
+def softmax_categorical_cross_entropy_backward(gy, log_p, y):
+    gz = memory.empty(log_p.shape, log_p.dtype)
+    gy = memory.ready(np.asarray(gy, log_p.dtype)).reshape(-1)
+    run(_softmax_categorical_cross_entropy_backward, 1, gy, log_p, memory.ready(y), gz)
+    return gz
+
+
+@compiled
+def _softmax_categorical_cross_entropy_backward(worker, tasks, gy, log_p, y, gz):
+    n, classes = y.shape
+    if next_task(tasks) == 0:
+        for row in range(n):
+            labels = 0.0
+            for k in range(classes):
+                labels += y[row, k]
+            for k in range(classes):
+                gz[row, k] = gy[0] * (np.exp(log_p[row, k]) * labels - y[row, k]) / n
+
+
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
     if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
-    factors = (w.dtype.type(factor) for factor in (rate, 1 - beta_1, 1 - beta_2, epsilon))
-    flat = (array.reshape(-1) for array in (w, g, m, v))
+    factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon))
+    flat = (array.reshape(-1) for array in (w, g, m, v, np.asarray(rate, w.dtype)))
     run(_adam_update, workers(32 * w.size, -(-w.size // BLOCK)), *flat, *factors)  # a root and a division take long
 
 
 @compiled
-def _adam_update(worker, tasks, weights, gradients, means, squares, rate, share_1, share_2, epsilon):
+def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share_1, share_2, epsilon):
+    rate = rates[0]  # in an array, for each step has another
     start = next_task(tasks) * BLOCK
     while start < weights.size:
         part = slice(start, min(start + BLOCK, weights.size))
@@ -183,13 +265,13 @@ def _adam_update(worker, tasks, weights, gradients, means, squares, rate, share_
 def sgd_update(w, g, velocity, rate: float, momentum: float, nesterov: bool) -> None:
     if not all(a.flags.c_contiguous for a in (w, velocity)):
         return reference.sgd_update(w, g, velocity, rate, momentum, nesterov)
-    flat = (array.reshape(-1) for array in (w, g, velocity))
-    factors = w.dtype.type(-rate), w.dtype.type(momentum)
-    run(_sgd_update, workers(4 * w.size, -(-w.size // BLOCK)), *flat, *factors, nesterov)
+    flat = (array.reshape(-1) for array in (w, g, velocity, np.asarray(rate, w.dtype)))
+    run(_sgd_update, workers(4 * w.size, -(-w.size // BLOCK)), *flat, w.dtype.type(momentum), nesterov)
 
 
 @compiled
-def _sgd_update(worker, tasks, weights, gradients, velocities, rate, momentum, nesterov):
+def _sgd_update(worker, tasks, weights, gradients, velocities, rates, momentum, nesterov):
+    rate = -rates[0]
     start = next_task(tasks) * BLOCK
     while start < weights.size:
         part = slice(start, min(start + BLOCK, weights.size))

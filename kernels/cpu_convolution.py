@@ -10,7 +10,7 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled, helper
-from .cpu_parts import add_parts, relu_gradient
+from .cpu_parts import add_parts, copy_images, relu_gradient, sum_of_rows, turn
 from .cpu_routed import CHUNK, blocks, input_gradient_routed, weight_gradients_routed, whole_vectors
 from .cpu_winograd import winograd, winograd_fits
 from .recording import call
@@ -53,7 +53,7 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
     team = workers(g.size * win.taps * c, len(gws))
     run(_weight_gradients, team, _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
     add_parts(gws, gw.reshape(-1, filters))
-    call(np.add.reduce, gbs, 0, None, gb)
+    sum_of_rows(gbs, gb)
     return _input_gradient(g, w, win) if input_needed else None, gw, gb
 
 
@@ -70,7 +70,8 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     work = n * pool.oh * pool.ow * filters * size
     *tables, remaining = blocks(win.kh, win.kw * c, width * c)
     at_tap = starts_in_grid(pool.kh, pool.kw, win.sh * width * c, win.sw * c)
-    line = whole_vectors(win.kw * c)
+    length, line = win.kw * c, whole_vectors(win.kw * c)
+    compact, spaced = (length * filters, filters), (line, win.kh * line)  # from a row of the window, of a matrix, on
     steps = win.sh * pool.sh, win.sw * pool.sw, line
     gws, gbs, sums = _shards(n, filters, win.kh * line), _shards(n, filters), memory.empty((filters, win.kh * line))
     team = workers(work, len(gbs))
@@ -78,21 +79,17 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     ends = memory.empty((team, prod(padded.shape[1:]) + LANES))
     run(weight_gradients_routed, team, *tables, at_tap, gy, winner, padded, ends, gws, gbs, corners, alive, *steps)
     add_parts(gws, sums)
-    call(np.copyto, gw.reshape(win.kh, win.kw * c, filters), _lines(sums, win, c).transpose(1, 2, 0))
-    call(np.add.reduce, gbs, 0, None, gb)
+    turn(sums, gw, win.kh, filters, length, spaced, compact)
+    sum_of_rows(gbs, gb)
     if not input_needed:
         return None, gw, gb
-    kernel = memory.zeros((filters, win.kh * line))
-    call(np.copyto, _lines(kernel, win, c), w.reshape(win.kh, win.kw * c, filters).transpose(2, 0, 1))
+    kernel = memory.empty((filters, win.kh * line))
+    kernel.fill(0)  # not noted to be repeated: nobody writes between the lines
+    turn(memory.ready(w), kernel, win.kh, length, filters, compact, spaced)
     gpadded, team = memory.empty(padded.shape), workers(work, n)
     winners = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
     run(input_gradient_routed, team, *tables, remaining, at_tap, gy, winner, kernel, gpadded, winners, *steps)
     return _cropped(gpadded, win), gw, gb
-
-
-def _lines(weights, win: Windows, c: int):
-    """The numbers of (F, KH*LINE) that are weights: (F, KH, KW*C)."""
-    return weights.reshape(len(weights), win.kh, weights.shape[1] // win.kh)[:, :, : win.kw * c]
 
 
 def _shards(n, *shape):
@@ -106,19 +103,25 @@ def _or_new(array, shape):
 
 def _padded(x, win: Windows):
     """x with its padding as zeros, contiguous."""
+    x = memory.ready(x)
     if not (win.top or win.bottom or win.left or win.right):
-        return memory.ready(x)
+        return x
     n, h, w, c = x.shape
     padded = memory.empty((n, win.top + h + win.bottom, win.left + w + win.right, c))
     sides = padded[:, : win.top], padded[:, win.top + h :], padded[:, :, : win.left], padded[:, :, win.left + w :]
     for side in sides:
-        call(np.copyto, side, 0)
-    call(np.copyto, _cropped(padded, win), x)
+        side[...] = 0  # not noted to be repeated: nobody else writes there
+    copy_images(x, (0, 0), padded, (win.top, win.left), h, w)
     return padded
 
 
 def _cropped(padded, win: Windows):
-    return padded[:, win.top : win.top + win.h, win.left : win.left + win.w]
+    """What `_padded` was given, of an array like the one that it gave."""
+    if not (win.top or win.bottom or win.left or win.right):
+        return padded
+    x = memory.empty((len(padded), win.h, win.w, padded.shape[3]))
+    copy_images(padded, (win.top, win.left), x, (0, 0), win.h, win.w)
+    return x
 
 
 def _taps(win: Windows, width: int, c: int):

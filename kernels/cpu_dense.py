@@ -8,8 +8,7 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
-from .cpu_parts import add_parts, relu_gradient
-from .recording import call
+from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn
 from .threads import next_task, run, workers
 from .vectors import (
     COLUMNS,
@@ -93,12 +92,13 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     g = relu_gradient(gy, y, relu)
     gw = memory.empty(w.shape) if gw is None else gw
     gb = memory.empty((units,)) if gb is None else gb
-    call(np.add.reduce, g, 0, None, gb)
+    sum_of_rows(g, gb)
     gx = memory.empty(x.shape) if input_needed else None
     team = workers(x.size * units, -(-inputs // BLOCK))
     run(_dense_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
     if gx is not None:
-        transposed = memory.ready(g.T)  # (UNITS, N)
+        transposed = memory.empty((units, n))
+        turn(g, transposed, 1, n, units, (0, units), (0, n))
         spaces = memory.empty((team, BLOCK * n))
         run(_dense_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
     return gx, gw, gb

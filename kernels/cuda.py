@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
+from . import reference
 from .shapes import Windows
 
 PROCESSORS = 132  # of the GPU that tiles are chosen for; a constant, so that sums are cut alike on every other one
@@ -452,7 +453,9 @@ def _relu_gradient(gy, y):
 
 
 def sigmoid_binary_cross_entropy(z, y):
-    """The mean binary cross-entropy of labels y and probabilities sigmoid(z), of one shape: an array of shape ()."""
+    """Any numbers; an array of shape ()."""
+    if (z.dtype, y.dtype) != (np.float32, np.float32):
+        return reference.sigmoid_binary_cross_entropy(z, y)
     loss = _empty(())
     kernel = _kernel("loss.cu", "sigmoid_binary_cross_entropy")
     _launch(kernel, (1,), THREADS, _ready(z), _ready(y), loss, np.int64(z.size))
@@ -460,7 +463,9 @@ def sigmoid_binary_cross_entropy(z, y):
 
 
 def sigmoid_binary_cross_entropy_backward(gy, z, y):
-    """The gradient of the logits z; gy, that of the mean, is a number or an array of one."""
+    """Any numbers."""
+    if (z.dtype, y.dtype) != (np.float32, np.float32):
+        return reference.sigmoid_binary_cross_entropy_backward(gy, z, y)
     gz = _empty(z.shape)
     kernel = _kernel("loss.cu", "sigmoid_binary_cross_entropy_backward")
     _launch_flat(kernel, gz.size, _on_device(gy, np.float32), _ready(z), _ready(y), gz)

@@ -15,6 +15,8 @@ class Graph:
     or for lack of memory; then there is nothing to call.
     """
 
+    MOST = 2**22  # numbers of a batch: with more, the GPU is busy for longer than launching takes
+
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
         self.inputs = [cupy.array(array) for array in inputs]
         self._pool = cupy.cuda.MemoryPool()  # nobody else may get what the graph writes to

@@ -1,7 +1,7 @@
 """Kernels' calls noted down while they run, so that the same work on the same arrays can be done again at once.
 
 What decides shapes, finds memory and writes the tape takes longer than a small kernel, and the other cores wait for it.
-A note holds the arrays themselves: whoever replays it must see that they still are the right ones (tinycnn/replay.py).
+A note holds the arrays themselves: whoever repeats it must see that they still are the right ones (tinycnn/graph.py).
 """
 
 import threading
@@ -14,36 +14,63 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 _own = threading.local()
 
 
+class Notes(list[Call]):
+    """Calls in order; not `complete` if something was done between them that would have to be done again as well."""
+
+    complete = True
+
+
 @contextmanager
-def recorded() -> Iterator[list[Call]]:
+def recorded() -> Iterator[Notes]:
     """A block whose calls, those of this thread, are in the list that it gives."""
-    before, _own.calls = getattr(_own, "calls", None), []
+    before, _own.notes = getattr(_own, "notes", None), Notes()
     try:
-        yield _own.calls
+        yield _own.notes
     finally:
-        _own.calls = before
+        _own.notes = before
 
 
 @contextmanager
-def listed() -> Iterator[list[Call]]:
+def listed() -> Iterator[Notes]:
     """A block whose calls, those of this thread, are not made, but only put into the list that it gives."""
-    with recorded() as calls:
+    with recorded() as notes:
         _own.makes_calls = False
         try:
-            yield calls
+            yield notes
         finally:
             _own.makes_calls = True
 
 
 def is_recording() -> bool:
-    """Whether this thread's calls are noted down here."""
-    return getattr(_own, "calls", None) is not None
+    """Whether this thread's calls are made and noted down here."""
+    return getattr(_own, "notes", None) is not None and getattr(_own, "makes_calls", True)
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:
-    """function(*arguments), noted down. What kernels do to arrays in another way is not replayed."""
-    calls = getattr(_own, "calls", None)
-    if calls is not None:
-        calls.append((function, arguments))
+    """function(*arguments), noted down. What is done to arrays in another way is not repeated."""
+    note(function, *arguments)
     if getattr(_own, "makes_calls", True):
         function(*arguments)
+
+
+def note(function: Callable[..., Any], *arguments: Any) -> None:
+    """Note a call that another makes."""
+    notes = getattr(_own, "notes", None)
+    if notes is not None:
+        notes.append((function, arguments))
+
+
+def unnoted(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """function(*arguments, **options), without a note of the calls that it makes."""
+    before, _own.notes = getattr(_own, "notes", None), None
+    try:
+        return function(*arguments, **options)
+    finally:
+        _own.notes = before
+
+
+def cannot_repeat() -> None:
+    """Say that something is done here that the notes do not tell of."""
+    notes = getattr(_own, "notes", None)
+    if notes is not None:
+        notes.complete = False

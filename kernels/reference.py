@@ -69,9 +69,34 @@ def logistic(x):
     return np.where(positive, 1, small) / (1 + small)
 
 
+def sigmoid_binary_cross_entropy(z, y):
+    """The mean binary cross-entropy of labels y and probabilities sigmoid(z), of one shape: a number, or an array of
+    shape ()."""
+    positive = z.real > 0
+    return (np.where(positive, z, 0) - z * y + np.log1p(np.exp(np.where(positive, -z, z)))).mean()
+
+
+def sigmoid_binary_cross_entropy_backward(gy, z, y):
+    """The gradient of the logits z; gy, that of the mean, is a number or an array of one."""
+    return gy * (logistic(z) - y) / y.size
+
+
+def softmax_categorical_cross_entropy(z, y):
+    """The mean categorical cross-entropy of one-hot labels y and probabilities softmax(z), (N, CLASSES) both: a number,
+    or an array of shape (), and log(softmax(z))."""
+    top = z.real.max(axis=-1, keepdims=True)
+    log_p = z - top - np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
+    return -(y * log_p).sum() / len(z), log_p
+
+
+def softmax_categorical_cross_entropy_backward(gy, log_p, y):
+    """The gradient of the logits z; gy, that of the mean, is a number or an array of one."""
+    return gy * (np.exp(log_p) * y.sum(axis=-1, keepdims=True) - y) / len(y)
+
+
 def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
-    """One step of Adam, in place on w, m and v; `rate` already holds the bias corrections (Kingma and Ba, 2015,
-    end of section 2, the form with "epsilon hat" that Keras uses)."""
+    """One step of Adam, in place on w, m and v; `rate`, a number or an array of one, already holds the bias corrections
+    (Kingma and Ba, 2015, end of section 2, the form with "epsilon hat" that Keras uses)."""
     m += (g - m) * w.dtype.type(1 - beta_1)
     v += (g * g - v) * w.dtype.type(1 - beta_2)
     w -= m * w.dtype.type(rate) / (np.sqrt(v) + w.dtype.type(epsilon))

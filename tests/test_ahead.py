@@ -136,7 +136,7 @@ def test_training_gives_the_same_bits_without(monkeypatch):
     assert training_hash(2, 3, 8) == prepared
 
 
-class Flat(Reshape):
+class _Flat(Reshape):
     """An op of somebody else."""
 
 
@@ -145,7 +145,7 @@ def test_only_work_that_is_all_ours_is_done_once_more(foreign, monkeypatch):
     class Mine(Flatten):
         def steps(self):
             (step,) = super().steps()
-            return [type(step)(Flat, (), {"shape": (-1, 4)})] if foreign else [step]
+            return [type(step)(_Flat, (), {"shape": (-1, 4)})] if foreign else [step]
 
     asked = []
     monkeypatch.setattr(cpu, "compile_ahead", asked.append)

@@ -14,7 +14,7 @@ from tinycnn import fused
 
 COMMANDS = {"train", "predict", "evaluate", "explain"}
 FREE = {"random", "errors", "files"}  # open to every module of the package
-ENGINE = {"tensor", "backend", "kernels.shapes"}
+ENGINE = {"tensor", "backend", "kernels.recording", "kernels.shapes"}
 OPS = ENGINE | {"ops", "fused"}
 FRONT = {"layers", "losses", "metrics", "optimizers", "initializers"}
 TRAINING = FRONT | {"callbacks", "batches", "position", "storage", "report", "summary"}
@@ -44,11 +44,10 @@ MAY_IMPORT = {
     "random": set(),
     "errors": {"kernels.shapes"},
     "backend": set(),
-    "tensor": {"backend", "notebook"},
+    "tensor": {"backend", "notebook", "kernels.recording"},
     "notebook": set(),
-    "ops": {"tensor", "kernels.shapes"},
-    "fused": {"ops", "tensor", "backend", "kernels.shapes"},
-    "replay": OPS,
+    "ops": {"tensor", "kernels.recording", "kernels.shapes"},
+    "fused": ENGINE | {"ops"},
     "graph": {"backend", "optimizers", "tensor"},
     "gradcheck": {"tensor"},
     "trace": {"tensor"},
@@ -67,7 +66,7 @@ MAY_IMPORT = {
     "divergence": {"batches", "models", "tensorfile", "trace"},
     "run_folder": {"callbacks", "models", "position", "preprocessing", "storage"},
     "report": {"metrics", "storage"},
-    "models": OPS | TRAINING | {"graph", "replay", "preprocessing", "trace"},
+    "models": OPS | TRAINING | {"graph", "preprocessing", "trace"},
     "preprocessing": {"preprocessing", "backend"},
     "datasets": {"datasets"},
     "batches": {"backend"},
@@ -83,7 +82,11 @@ MAY_IMPORT = {
     "webpage": {"storage"},
     **dict.fromkeys(COMMANDS, COMMAND),
 }
-READ_FIRST = {"kernels.shapes": set(), "kernels.reference": {"kernels.shapes"}}  # they stand without other kernels
+READ_FIRST = {  # they stand without other kernels
+    "kernels.shapes": set(),
+    "kernels.recording": set(),
+    "kernels.reference": {"kernels.shapes"},
+}
 THIRD_PARTY = {  # what only some may import, "kernels.cpu_dense" as "kernels.cpu"; the rest of the world is open
     "PIL": {"preprocessing", "datasets"},
     "numba": {

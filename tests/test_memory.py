@@ -9,9 +9,7 @@ from checks import bounded
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import fish, photos, using
-from tinycnn.kernels import memory
-
-from tinycnn import replay
+from tinycnn.kernels import cpu_graph, memory
 
 MIB = 2**20
 
@@ -163,7 +161,7 @@ def test_arrays_that_die_while_python_shuts_down_do_no_harm(monkeypatch):
 def test_training_takes_no_fresh_memory(replayed, monkeypatch):
     """The system counts a page fault for each page of 4 KiB that is touched for the first time."""
     if not replayed:
-        monkeypatch.setattr(replay, "MOST", 0)
+        monkeypatch.setattr(cpu_graph.Graph, "MOST", 0)
     resource = pytest.importorskip("resource")
 
     def faults() -> int:

@@ -50,9 +50,9 @@ def padded() -> Sequential:
 
 
 def recorded_calls(model: Sequential) -> list[list[Callable]]:
-    """The functions that each recording of predictions calls."""
-    recordings = model._made_plan.prediction._kept.values()
-    return [[function for function, _, _ in recording.calls["forward"]] for recording in recordings]
+    """The functions that each graph of predictions calls."""
+    graphs = model._graphs["predict"]._graphs.values()
+    return [[function for function, _, _ in graph._calls] for graph in graphs]
 
 
 def test_this_version_of_numba_is_known_and_a_prediction_is_one_program():

@@ -28,13 +28,15 @@ class Backend:
     """
 
     device = "the CPU"
-    graph: Any = None  # what records work to launch it as one, where there is such a thing
+    asynchronous = False  # whether it works while Python goes on
+    graph: Any = None  # what records work to do it again at once, where there is such a thing
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
         self._kernels = importlib.import_module(f".kernels.{module}", __package__)
         self._reference = importlib.import_module(".kernels.reference", __package__)
         self._memory = importlib.import_module(".kernels.memory", __package__)
+        self.graph = getattr(self._kernels, "Graph", None)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -72,9 +74,17 @@ class Backend:
         """Rows of what `stored` gave, as an array of this backend."""
         return np.asarray(stored[numbers])
 
-    def number(self, value: float, place: Any) -> Any:
+    def number(self, value: float, place: Any, dtype: Any) -> Any:
         """A number as kernels take one that changes from step to step; `place` is what the step before got."""
-        return value
+        if not self.graph:
+            return value
+        place = self.zeros((1,), dtype) if place is None else place
+        place.fill(value)
+        return place
+
+    def threads(self) -> int:
+        """How many threads kernels may use that are called now."""
+        return self._kernels.usable_threads() if self.has("usable_threads") else 1
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array of zeros."""
@@ -87,6 +97,8 @@ class Backend:
 
 class GpuBackend(Backend):
     """Arrays in the memory of an NVIDIA GPU, and kernels that run there while Python goes on."""
+
+    asynchronous = True
 
     def __init__(self) -> None:
         if _tf32:
@@ -123,11 +135,6 @@ class GpuBackend(Backend):
         if self.holds(stored):
             return stored.take(self.asarray(numbers), axis=0)
         return self._upload(stored, numbers)
-
-    def number(self, value: float, place: Any) -> Any:
-        place = self.zeros((1,), np.float32) if place is None else place
-        place.fill(value)
-        return place
 
 
 def _cupy() -> Any:
@@ -252,7 +259,7 @@ def matrix_threads(backend: Backend) -> Iterator[None]:
     takes a core from compiled kernels.
     """
     global _entered
-    if backend.graph:
+    if backend.asynchronous:
         yield
         return
     with _inside:

@@ -82,7 +82,7 @@ def in_turn(data: Batches, numbers: Iterable[int]) -> Iterator[Any]:
 
     That takes a thread of its own, for data that says `prepares_ahead`: a user's generator stays in the caller's.
     """
-    if not getattr(data, "prepares_ahead", False) or current().graph:  # a GPU works while Python goes on
+    if not getattr(data, "prepares_ahead", False) or current().asynchronous:  # a GPU works while Python goes on
         yield from (data.batch(number) for number in numbers)
         return
     with ThreadPoolExecutor(1, "tinycnn-batches") as thread:

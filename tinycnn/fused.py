@@ -9,7 +9,7 @@ import numpy as np
 
 from . import ops
 from .backend import Backend, current
-from .kernels import shapes
+from .kernels import recording, shapes
 from .tensor import Op, Tensor, TensorLike, watcher
 
 
@@ -92,6 +92,8 @@ def _all_float32(inputs: Sequence[Any]) -> bool:
 
 class _FusedWeighted(FusedOp):
     """What the ops with a weight and a bias share: their gradients go into the leaves' buffers, if these have any."""
+
+    by_kernels = "forward", "backward"
 
     def _bias(self, w, b):
         return np.zeros_like(w, shape=w.shape[-1:]) if b is None else b
@@ -230,6 +232,7 @@ class SigmoidBinaryCrossEntropy(FusedOp):
     rounds to 0 or 1, and the gradient is simply (sigmoid(z) - y) / size."""
 
     parts = (ops.Sigmoid, ops.BinaryCrossEntropy)
+    by_kernels = "forward", "backward"
 
     @classmethod
     def plain(cls, z, y):
@@ -238,22 +241,15 @@ class SigmoidBinaryCrossEntropy(FusedOp):
     def forward(self, z, y):
         ops.check(z.shape == y.shape, z, y, "of one shape")
         self.z, self.y = z, y
-        if self._has_kernel():  # on a GPU one launch in place of ten
-            return self.k.sigmoid_binary_cross_entropy(z, y)
-        positive = z.real > 0
-        return (np.where(positive, z, 0) - z * y + np.log1p(np.exp(np.where(positive, -z, z)))).mean()
+        return self.k.sigmoid_binary_cross_entropy(z, y)
 
     def backward(self, gy):
-        gz = None
-        if self.needs[0] and self._has_kernel():
-            gz = self.k.sigmoid_binary_cross_entropy_backward(gy, self.z, self.y)
-        elif self.needs[0]:
-            gz = gy * (self.k.logistic(self.z) - self.y) / self.y.size
-        gtarget = -gy * self.z / self.y.size if self.needs[1] else None
+        gz = self.k.sigmoid_binary_cross_entropy_backward(gy, self.z, self.y) if self.needs[0] else None
+        gtarget = None
+        if self.needs[1]:
+            recording.cannot_repeat()
+            gtarget = -gy * self.z / self.y.size
         return gz, gtarget
-
-    def _has_kernel(self):
-        return self.k.has("sigmoid_binary_cross_entropy") and _all_float32((self.z, self.y))
 
 
 class SoftmaxCategoricalCrossEntropy(FusedOp):
@@ -263,6 +259,7 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
     """
 
     parts = (ops.Softmax, ops.CategoricalCrossEntropy)
+    by_kernels = "forward", "backward"
 
     @classmethod
     def plain(cls, z, y):
@@ -270,16 +267,15 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
 
     def forward(self, z, y):
         ops.check(z.shape == y.shape and z.ndim == 2, z, y, "both (N, CLASSES)")
-        top = z.real.max(axis=-1, keepdims=True)
         self.y = y
-        self.log_p = z - top - np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
-        return -(y * self.log_p).sum() / len(z)
+        loss, self.log_p = self.k.softmax_categorical_cross_entropy(z, y)
+        return loss
 
     def backward(self, gy):
-        gz = gtarget = None
-        if self.needs[0]:
-            gz = gy * (np.exp(self.log_p) * self.y.sum(axis=-1, keepdims=True) - self.y) / len(self.y)
+        gz = self.k.softmax_categorical_cross_entropy_backward(gy, self.log_p, self.y) if self.needs[0] else None
+        gtarget = None
         if self.needs[1]:
+            recording.cannot_repeat()
             gtarget = -gy * self.log_p / len(self.y)
         return gz, gtarget
 

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import accumulate
@@ -18,12 +18,12 @@ from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
 from .fused import FusedOp, Step, fuse
 from .graph import Graphs
+from .kernels import recording
 from .layers import Input, Layer, Shape
 from .ops import Conv2D, Dense, MatMul
 from .position import Position, RunningMeans
 from .preprocessing.settings import Preprocessing
 from .random import generator
-from .replay import Chain, Replays, no_replays
 from .summary import summary, summary_html
 from .tensor import Tensor, no_grad, watcher
 
@@ -157,8 +157,8 @@ class Sequential:
     ) -> None:
         """Say how to train. `fuse=False` runs every op by itself instead of the fused ones (see fused.py).
 
-        `replay=False` works every batch out anew; else one like a batch before is done from a record of it
-        (replay.py), on a GPU as one graph (graph.py). The results are the same bits.
+        `replay=False` works every batch out anew; else one like a batch before is done from a record of it (graph.py).
+        The results are the same bits.
         """
         self.optimizer = optimizers.get(optimizer)
         self.loss = losses.get(loss)
@@ -169,9 +169,7 @@ class Sequential:
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
-        plan = self._plan()
-        value = plan.prediction(value)
-        for step in plan.to_predictions[plan.prediction.used :]:
+        for step in self._plan().to_predictions:
             value = step(value)
         return value
 
@@ -187,17 +185,10 @@ class Sequential:
         return self._made_plan
 
     def _for_a_batch(self) -> AbstractContextManager[None]:
-        """What the work on a batch stands in: kernels may replay, and matrix products of NumPy find their threads."""
-        watched = watcher() is not None
-        replays = Replays() if self.replay and not watched else nullcontext()
-        if watched or self._made_plan is None or self._made_plan.library_products:
-            return self._with_matrix_threads(replays)
-        return replays
-
-    @contextmanager
-    def _with_matrix_threads(self, inner: AbstractContextManager[None]) -> Iterator[None]:
-        with matrix_threads(self.backend or current()), inner:
-            yield
+        """What the work on a batch stands in: where NumPy multiplies matrices, a number of threads that is known."""
+        if watcher() is not None or self._made_plan is None or self._made_plan.library_products:
+            return matrix_threads(self.backend or current())
+        return nullcontext()
 
     def _input(self, x: Any) -> Tensor:
         home = self.backend or current()
@@ -224,9 +215,8 @@ class Sequential:
 
     def _forward(self, value: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and what the first op that goes past the predictions was given."""
-        plan = self._plan()
-        value = before = plan.start(value)
-        for i, step in enumerate(plan.to_loss[plan.start.used :], plan.start.used):
+        plan, before = self._plan(), value
+        for i, step in enumerate(plan.to_loss):
             before = value if i == plan.last else before
             inputs = (labels if x is _LABELS else x for x in step.inputs)
             value = step.apply(value, tuple(inputs))
@@ -245,13 +235,9 @@ class Sequential:
 
     def _figures(self, loss: Tensor, labels: Any, before: Tensor) -> Any:
         """Loss and metrics (1 + METRICS,), from labels as the loss wants them and from what leads to predictions."""
-        found = [loss.data]
-        if self.metrics:
-            predictions = _run(self._plan().rest, Tensor(before.data, backend=self.backend))
-            found += [metrics.METRICS[name](labels, predictions) for name in self.metrics]
-        figures = np.zeros_like(loss.data, np.float64, shape=(len(found),))
-        for i, figure in enumerate(found):
-            figures[i] = figure
+        figures = np.zeros_like(loss.data, np.float64, shape=(1 + len(self.metrics),))
+        predictions = _run(self._plan().rest, Tensor(before.data, backend=self.backend)) if self.metrics else None
+        recording.call(_put_figures, figures, loss.data, labels, predictions, *self.metrics)
         return figures
 
     def _compiled_loss(self) -> losses.Loss:
@@ -288,21 +274,22 @@ class Sequential:
         """The predictions for one batch (N, outputs)."""
         with no_grad(), self._for_a_batch():
             value = x if isinstance(x, Tensor) else self._input(x)
-            predictions = self._worked("predict", partial(self._predict, value.backend), None, value.data)
+            predictions = self._worked("predict", partial(self._predict, value.backend), value.backend, value.data)
             return value.backend.to_numpy(predictions).copy()
 
     def _predict(self, home: Backend, x: Any) -> Any:
         return self(Tensor(x, backend=home)).data
 
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
-        """work(*inputs); on a GPU from a graph of it, where one was recorded for this state of things."""
+        """work(*inputs), from a graph of it where one was recorded for this state of things."""
         home = self.backend or current()
         if watcher() is not None:
             return work(*inputs)
+        plan = self._plan()
+        plan.prepare(name, home, partial(work, *inputs))
         if not (self.replay and home.graph):
-            self._plan().prepare(name, home, partial(work, *inputs))
             return work(*inputs)
-        state, graphs = (self._plan(), state), self._graphs.get(name)
+        state, graphs = (plan, state), self._graphs.get(name)
         if graphs is None or not graphs.hold(home, self.weights, state):
             graphs = self._graphs[name] = Graphs(home, work, self.weights, state)
         return graphs(*inputs)
@@ -563,9 +550,8 @@ _LABELS: Any = object()  # stands for the labels of a batch in a plan
 class _Plan:
     """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
 
-    The chains `prediction` and `start` are where they begin, the second as far as both are the same. `to_loss[last]` is
-    the first op that goes past the predictions: `rest` takes its input to the predictions. Where a sigmoid and the loss
-    are fused, that op is both of them, and `rest` the sigmoid.
+    `to_loss[last]` is the first op that goes past the predictions: `rest` takes its input to the predictions. Where a
+    sigmoid and the loss are fused, that op is both of them, and `rest` the sigmoid.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -580,11 +566,7 @@ class _Plan:
         self.prepared: set[str] = set()  # kinds of work
         self.to_predictions = fuse(own) if model.fuse else own
         self.to_loss = fuse(every) if model.fuse else every
-        alike = [a == b for a, b in zip(self.to_predictions, self.to_loss, strict=False)]
-        self.start = Chain(self.to_loss[: [*alike, False].index(False)], home)
-        self.prediction = Chain(self.to_predictions, home, predicts=True)
-        others = self.to_loss[self.start.used :] + self.to_predictions[self.prediction.used :]
-        self.library_products = home.name != "numba" or any(map(_multiplies, others))
+        self.library_products = any(_multiplies(step, home) for step in self.to_predictions + self.to_loss)
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
@@ -598,8 +580,7 @@ class _Plan:
             self.prepared.add(name)
             ours = all(step.op.__module__.startswith(f"{__package__}.") for step in self.to_loss + self.to_predictions)
             if ours and home.has("compile_ahead"):
-                with no_replays():
-                    home.compile_ahead(work)
+                home.compile_ahead(work)
 
     def holds(self, model: Sequential) -> bool:
         """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
@@ -613,10 +594,12 @@ class _Plan:
         return True
 
 
-def _multiplies(step: Step) -> bool:
+def _multiplies(step: Step, home: Backend) -> bool:
     """Whether an op may use NumPy's matrix products."""
-    parts = step.op.parts if issubclass(step.op, FusedOp) else (step.op,)
-    return not {Conv2D, Dense, MatMul}.isdisjoint(parts)
+    if not issubclass(step.op, FusedOp):
+        return step.op in (Conv2D, Dense, MatMul) or not step.op.__module__.startswith(f"{__package__}.")
+    with_kernel = step.op.has_kernel(home, step.inputs, step.attributes)
+    return not with_kernel and not {Conv2D, Dense, MatMul}.isdisjoint(step.op.parts)
 
 
 def _run(steps: list[Step], value: Tensor) -> Any:
@@ -624,6 +607,12 @@ def _run(steps: list[Step], value: Tensor) -> Any:
         for step in steps:
             value = step(value)
     return value.data
+
+
+def _put_figures(figures: Any, loss: Any, labels: Any, predictions: Any, *chosen: str) -> None:
+    figures[0] = loss
+    for i, name in enumerate(chosen, 1):
+        figures[i] = metrics.METRICS[name](labels, predictions)
 
 
 def _metrics(names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from .kernels import shapes
+from .kernels import recording, shapes
 from .kernels.shapes import ShapeError
 from .tensor import Op
 
@@ -152,15 +152,17 @@ class Mean(Sum):
 class Reshape(Op):
     """The same numbers in another shape"""
 
+    by_kernels = "forward", "backward"  # there is nothing to do again for another view of the same memory
+
     def forward(self, x, *, shape):
         self.x_shape = x.shape
         try:
-            return x.reshape(shape)
+            return _view(x, shape)
         except ValueError:
             raise ShapeError(f"{prod(x.shape)} numbers of shape {x.shape} cannot take the shape {shape}") from None
 
     def backward(self, gy):
-        return (gy.reshape(self.x_shape),)
+        return (_view(gy, self.x_shape),)
 
 
 class Flatten(Reshape):
@@ -224,6 +226,8 @@ class MaxPool2D(Op):
     `strides` is `size` unless given.
     """
 
+    by_kernels = "forward", "backward"
+
     def forward(self, x, *, size=2, strides=None, padding="valid"):
         if x.ndim != 4:
             raise ShapeError(f"input of shape {x.shape} is not (N, H, W, C)")
@@ -248,6 +252,8 @@ class ReLU(Op):
 
 class Sigmoid(Op):
     """1 / (1 + e ** -x)"""
+
+    by_kernels = ("forward",)
 
     def forward(self, x):
         self.y = self.k.logistic(x)
@@ -313,6 +319,13 @@ def normalized_exponentials(x):
     """The softmax of an array along its last axis, without overflow."""
     e = np.exp(x - x.real.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def _view(x, shape):
+    y = x.reshape(shape)
+    if not x.flags.c_contiguous:  # a copy
+        recording.cannot_repeat()
+    return y
 
 
 def _sum_to(g, shape):

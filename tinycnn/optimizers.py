@@ -5,12 +5,14 @@ from contextlib import nullcontext
 from itertools import accumulate
 from math import sqrt
 from numbers import Real
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
 from .backend import Backend
 from .errors import DataError, UsageError
+from .kernels import recording
 from .tensor import Tensor, watcher
 
 CACHE_LINE = 16  # numbers of float32
@@ -39,12 +41,13 @@ class Optimizer:
         self.move(weights)
 
     def begin(self, weights: Sequence[Tensor]) -> None:
-        """The part of a step that is another one each time, so that a GPU can do `move` from a record of it."""
+        """The part of a step that is another one each time, so that `move` can be done again from a record of it."""
         views = self._views["weights"]
         if len(views) != len(weights) or any(w.data is not view for w, view in zip(weights, views, strict=True)):
             self._take(weights)
         self.iterations += 1
-        self._rate = weights[0].backend.number(self._next_rate(), self._rate) if weights else None
+        if weights:
+            self._rate = weights[0].backend.number(self._next_rate(), self._rate, weights[0].dtype)
 
     def move(self, weights: Sequence[Tensor]) -> None:
         """Move the weights along their `.grad`, by what `begin` made ready."""
@@ -56,7 +59,7 @@ class Optimizer:
         buffers = self._views["gradients"]
         for weight, buffer in zip(weights, buffers, strict=True):
             if weight.grad is not None and weight.grad is not buffer:
-                buffer[...] = weight.grad
+                recording.call(setitem, buffer, Ellipsis, weight.grad)
         for span in self._spans([weight.grad is not None for weight in weights]):
             self._step(weights[0].backend, *(self._flat[name][span] for name in ("weights", "gradients", *self.slots)))
 

@@ -84,7 +84,7 @@ class RunningMeans:
 
     def recent(self) -> dict[str, float]:
         """The values; for figures on a GPU, those of a moment ago if that is not long."""
-        if not self.home.graph or monotonic() - self.looked > PATIENCE:
+        if not self.home.asynchronous or monotonic() - self.looked > PATIENCE:
             self.looked = monotonic()
             return self.values()
         return self.known

@@ -3,9 +3,11 @@
 Nothing here knows what any op computes or what its derivative is: ops.py says that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
+from operator import setitem
 from typing import Any, ClassVar, Protocol, Union
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from . import backend as backends
 from .backend import Backend
 from .errors import BackendError, ShapeError
+from .kernels import recording
 
 TensorLike = Union["Tensor", np.ndarray, float, Sequence[Any]]
 
@@ -159,16 +162,19 @@ class Tensor:
                 continue
             for parent, g in tensor.op.parent_gradients(gy):
                 known = gradients.get(id(parent))
+                if known is not None:
+                    recording.cannot_repeat()
                 gradients[id(parent)] = g if known is None else known + g
 
     def _keep(self, gradient: Any) -> None:
         """Make it this leaf's `.grad`, unless an op has put it into the leaf's buffer already."""
         self.buffer_lent = False
         if self.grad_buffer is None:
+            recording.cannot_repeat()
             self.grad = gradient.astype(self.dtype)
         else:
             if gradient is not self.grad_buffer:
-                self.grad_buffer[...] = gradient
+                recording.call(setitem, self.grad_buffer, Ellipsis, gradient)
             self.grad = self.grad_buffer
 
     def _beside(self, x: TensorLike) -> Any:
@@ -228,10 +234,14 @@ class Op:
 
     An op declares itself once, for every backend: it computes with array expressions, and with the kernels
     `self.k` where a loop is needed. What `backward` will need is kept under a name.
+
+    Where work is recorded, `by_kernels` names the methods of which nothing has to be done again but what kernels do
+    to arrays; the others are called again as a whole.
     """
 
     registry: ClassVar[dict[str, type["Op"]]] = {}
     name: ClassVar[str]
+    by_kernels: ClassVar[tuple[str, ...]] = ()
     parents: tuple[Tensor, ...]
     needs: tuple[bool, ...]
     k: Backend
@@ -256,14 +266,19 @@ class Op:
         types = {p.dtype for p in op.parents}
         op.k = op.parents[0].backend.for_dtype(types.pop() if len(types) == 1 else np.result_type(*types))
         op.needs = tuple(p.requires_grad for p in op.parents)
+        arrays = [p.data for p in op.parents]
+        again = recording.is_recording() and not op._is_by_kernels("forward")
+        forward = partial(recording.unnoted, op.forward) if again else op.forward
         try:
-            data = op.forward(*(p.data for p in op.parents), **attributes)
+            data = forward(*arrays, **attributes)
         except ShapeError as error:
             raise ShapeError(f"{cls.name}: {error}") from None
         except ValueError:  # NumPy's own words differ from function to function
             sizes = " and ".join(str(p.shape) for p in op.parents)
             raise ShapeError(f"{cls.name}: inputs of shape {sizes} do not fit together") from None
         y = Tensor(data, backend=op.parents[0].backend)
+        if again:
+            _note_again(_forward_again, [y.data], op, attributes, y.data, *arrays)
         if any(op.needs) and is_grad_enabled():
             y.requires_grad, y.op = True, op
         if (somebody := watcher()) is not None:
@@ -280,7 +295,11 @@ class Op:
 
     def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
         """Each parent that wants a gradient, with that gradient, checked."""
-        gradients = self.backward(gy)
+        if recording.is_recording() and not self._is_by_kernels("backward"):
+            gradients = recording.unnoted(self.backward, gy)
+            _note_again(_backward_again, gradients, self, gy, *gradients)
+        else:
+            gradients = self.backward(gy)
         if (somebody := watcher()) is not None:
             somebody.differentiated(self, gy, gradients)
         for parent, needed, g in zip(self.parents, self.needs, gradients, strict=True):
@@ -288,6 +307,26 @@ class Op:
                 if g.shape != parent.shape:
                     raise ShapeError(f"{self.name}: backward gave {g.shape} for an input of shape {parent.shape}")
                 yield parent, g
+
+    def _is_by_kernels(self, method: str) -> bool:
+        return method in self.by_kernels and self.k.has("recorded")
+
+
+def _note_again(again: Callable[..., None], results: Iterable[Any], *arguments: Any) -> None:
+    """Note a method of an op, to be called again with these arguments, if its results can be written over."""
+    recording.note(again, *arguments)
+    if not all(result is None or result.flags.writeable for result in results):
+        recording.cannot_repeat()
+
+
+def _forward_again(op: Op, attributes: dict[str, Any], y: Any, *arrays: Any) -> None:
+    y[...] = op.forward(*arrays, **attributes)
+
+
+def _backward_again(op: Op, gy: Any, *gradients: Any) -> None:
+    for kept, new in zip(gradients, op.backward(gy), strict=True):
+        if kept is not None:
+            kept[...] = new
 
 
 def _apply(name: str, *inputs: TensorLike, **attributes: Any) -> Tensor:
@@ -304,10 +343,16 @@ def _as_tensors(name: str, inputs: Sequence[TensorLike]) -> tuple[Tensor, ...]:
     if len(known) == len(inputs):
         return tuple(known)
     plain = np.result_type(*(x.dtype for x in known)) if known else np.dtype(np.float32)
-    return tuple(
-        x if isinstance(x, Tensor) else Tensor(x if hasattr(x, "dtype") else np.asarray(x, plain), backend=home)
-        for x in inputs
-    )
+    return tuple(x if isinstance(x, Tensor) else _as_tensor(x, home, plain) for x in inputs)
+
+
+def _as_tensor(x: Any, home: Backend, plain: np.dtype) -> Tensor:
+    if not hasattr(x, "dtype"):
+        return Tensor(np.asarray(x, plain), backend=home)
+    tensor = Tensor(x, backend=home)
+    if tensor.data is not x:
+        recording.cannot_repeat()  # what was converted may be another array next time
+    return tensor
 
 
 def _outputs_first(root: Tensor) -> Iterator[Tensor]:
