@@ -4,8 +4,9 @@ from time import perf_counter
 
 import numba
 import numpy as np
+from tinycnn.kernels.instructions import LANES, WIDE
 from tinycnn.kernels.threads import run
-from tinycnn.kernels.vectors import LANES, WIDE, load, multiply_add, spread, store
+from tinycnn.kernels.vectors import load, multiply_add, spread, store
 
 HALF = 6  # vectors of sums; all of them fill the registers without AVX-512
 SUMS = 2 * HALF if WIDE else HALF  # enough to keep every multiplier busy while each waits for its last result

@@ -12,10 +12,11 @@ from .compiling import compiled, helper
 from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv_relu_max_pool2d_backward
 from .cpu_dense import dense, dense_backward
 from .cpu_graph import Graph
+from .instructions import LANES
 from .recording import recorded
 from .shapes import Windows
 from .threads import next_task, one_thread, run, set_threads, usable_threads, workers
-from .vectors import LANES, load, spread, store
+from .vectors import load, spread, store
 
 BLOCK = 16 * 1024  # numbers of a task: small beside a core's cache, large beside the cost of taking it
 

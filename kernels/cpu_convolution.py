@@ -13,10 +13,12 @@ from .compiling import compiled, helper
 from .cpu_parts import add_parts, copy_images, relu_gradient, sum_of_rows, turn
 from .cpu_routed import CHUNK, blocks, input_gradient_routed, weight_gradients_routed, whole_vectors
 from .cpu_winograd import winograd, winograd_fits
+from .instructions import LANES
+from .products import COLUMNS, multiply, starts_in_grid
 from .recording import call
 from .shapes import Windows, windows
 from .threads import next_task, run, workers
-from .vectors import COLUMNS, LANES, above_zero, beats, load, multiply, spread, starts_in_grid, store, where
+from .vectors import above_zero, beats, load, spread, store, where
 
 APART = 16  # numbers of int64 between what two threads write all the time: a cache line has one writer at a time
 SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads

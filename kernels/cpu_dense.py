@@ -9,21 +9,10 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn
+from .instructions import LANES
+from .products import COLUMNS, ROWS, STRIP, multiply, multiply_rows, starts_of
 from .threads import next_task, run, workers
-from .vectors import (
-    COLUMNS,
-    LANES,
-    ROWS,
-    STRIP,
-    above_zero,
-    load,
-    multiply,
-    multiply_rows,
-    spread,
-    starts_of,
-    store,
-    where,
-)
+from .vectors import above_zero, load, spread, store, where
 
 FEW = 64  # samples whose sums may lie in memory once for each part of the inputs
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache

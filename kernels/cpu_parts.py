@@ -8,8 +8,9 @@ import numpy as np
 
 from . import memory
 from .compiling import compiled
+from .instructions import LANES
 from .threads import next_task, run, workers
-from .vectors import LANES, above_zero, beats, load, spread, store, where
+from .vectors import above_zero, beats, load, spread, store, where
 
 BLOCK = 16 * 1024  # numbers of a task
 LINE = 16  # numbers of a cache line, which a task reads of each row

@@ -8,26 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from .blocks import WIDEST, add_block, block_shape, load_block, store_block
 from .compiling import compiled, inlined
+from .instructions import LANES
 from .threads import next_task
-from .vectors import (
-    LANES,
-    WIDEST,
-    above_zero,
-    add_block,
-    block_shape,
-    equal,
-    load,
-    load_block,
-    lowest_bit,
-    mask_bits,
-    pick,
-    spread,
-    store,
-    store_block,
-    where,
-    without_lowest_bit,
-)
+from .vectors import above_zero, equal, load, lowest_bit, mask_bits, pick, spread, store, where, without_lowest_bit
 
 CHUNK = 31  # pooled pixels looked at together, so that their part of the image stays in the first cache: a bit of an
 # int32 for each, but for the bit of its sign.

@@ -8,26 +8,13 @@ Y = A^T [(G g G^T) * (B^T d B)] A. Summed over channels, each component is a mat
 import numpy as np
 
 from . import memory
+from .blocks import block_shape, load_tile, sandwich, store_tile
 from .compiling import compiled, helper
+from .instructions import LANES
+from .products import COLUMNS, ROWS, multiply, starts_of
 from .shapes import Windows
 from .threads import next_task, run, workers
-from .vectors import (
-    COLUMNS,
-    LANES,
-    ROWS,
-    above_zero,
-    beats,
-    block_shape,
-    load,
-    load_tile,
-    multiply,
-    sandwich,
-    spread,
-    starts_of,
-    store,
-    store_tile,
-    where,
-)
+from .vectors import above_zero, beats, load, spread, store, where
 
 B_T = (1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)
 G = (1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)

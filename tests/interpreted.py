@@ -1,7 +1,7 @@
 """The kernels of the fused ops as plain Python: every access to memory is checked, and planted faults run at once.
 
-What the kernels ask of vectors (kernels/vectors.py, where the machine's instructions are chosen) is said here once
-more, in NumPy. All else is their own source.
+What the kernels ask of vectors (vectors.py, blocks.py and products.py in kernels/, where the machine's instructions are
+chosen) is said here once more, in NumPy. All else is their own source.
 """
 
 import ast
@@ -12,9 +12,9 @@ from unittest import mock
 
 import numpy as np
 from checks import ROOT
-from tinycnn.kernels import memory, recording, reference, shapes, threads, vectors
+from tinycnn.kernels import blocks, instructions, memory, products, recording, reference, shapes, threads
 
-LANES = vectors.LANES
+LANES = instructions.LANES
 FILES = (
     "cpu_parts",
     "cpu_winograd",
@@ -22,6 +22,7 @@ FILES = (
     "cpu_dense",
     "cpu_convolution",
 )  # in the order that they import each other
+EMULATED_FILES = "instructions", "vectors", "blocks", "products"
 Edit = Callable[[str, str], str]
 
 
@@ -112,7 +113,7 @@ class Block:
 def _places_of(array, i, step, count, lines, lanes):
     """Where the numbers of a block lie, (LINES, COUNT), and how many they are."""
     assert lanes - LANES < count, "only the last vector of a line may lack lanes"
-    assert lanes < vectors.WIDEST * LANES or count >= lanes, "a block so wide is whole"
+    assert lanes < blocks.WIDEST * LANES or count >= lanes, "a block so wide is whole"
     count = min(count, lanes)
     return _inside(array, i + np.arange(lines)[:, None] * step + np.arange(count)), count
 
@@ -188,10 +189,11 @@ def _multiply_tile(
 def kernels(edit: Edit = lambda file, text: text) -> ModuleType:
     """A module like kernels/cpu.py, with the public functions of the fused ops; `edit` may change a file's text."""
     package = "tinycnn.interpreted"
-    own = {name: module(package, name) for name in ("vectors", "threads", "compiling", *FILES)}
-    own["vectors"].__dict__.update(EMULATED, **constants())
-    own["vectors"].__dict__.update(
-        {name: alone(edit("vectors", source("vectors")), name, EMULATED) for name in ("multiply", "multiply_rows")}
+    own = {name: module(package, name) for name in (*EMULATED_FILES, "threads", "compiling", *FILES)}
+    for file in EMULATED_FILES:
+        own[file].__dict__.update(EMULATED, **constants())
+    own["products"].__dict__.update(
+        {name: alone(edit("products", source("products")), name, EMULATED) for name in ("multiply", "multiply_rows")}
     )
     own["threads"].__dict__.update(vars(threads), next_task=next_task)
     for name in ("compiled", "helper", "inlined"):
@@ -221,9 +223,10 @@ def source(file: str) -> str:
 
 
 def constants() -> dict:
-    """What kernels/vectors.py offers that is no compiled function."""
-    plain = {name: value for name, value in vars(vectors).items() if isinstance(value, int)}
-    return {**plain, "starts_of": vectors.starts_of, "starts_in_grid": vectors.starts_in_grid}
+    """What these files offer that is no compiled function."""
+    every = {**vars(instructions), **vars(blocks), **vars(products)}
+    plain = {name: value for name, value in every.items() if isinstance(value, int)}
+    return {**plain, "starts_of": products.starts_of, "starts_in_grid": products.starts_in_grid}
 
 
 def alone(text: str, name: str, names: dict) -> Callable:

@@ -87,14 +87,15 @@ READ_FIRST = {  # they stand without other kernels
     "kernels.recording": set(),
     "kernels.reference": {"kernels.shapes"},
 }
+COMPILES = {  # kernels that speak with Numba
+    *("ahead", "atomic", "blocks", "compiling", "cpu", "instructions", "native", "products", "program", "threads"),
+    "vectors",
+}
 THIRD_PARTY = {  # what only some may import, "kernels.cpu_dense" as "kernels.cpu"; the rest of the world is open
     "PIL": {"preprocessing", "datasets"},
     "numba": {
         "backend",
-        *(
-            f"kernels.{name}"
-            for name in ("ahead", "atomic", "compiling", "cpu", "native", "program", "threads", "vectors")
-        ),
+        *(f"kernels.{name}" for name in COMPILES),
     },
     "cupy": {"kernels.cuda", "backend"},
 }

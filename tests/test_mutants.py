@@ -141,13 +141,13 @@ FUSED = [
            ("ConvBias: Winograd, the last tiles moved back",)),
     Mutant("a lane too few", "cpu_dense", "store(y, r * units + k, value, units - k)",
            "store(y, r * units + k, value, units - k - 1)", ("DenseBias: many samples",)),
-    Mutant("last tile moved one row too far", "vectors", "rows - ROWS)", "rows - ROWS - 1)",
+    Mutant("last tile moved one row too far", "products", "rows - ROWS)", "rows - ROWS - 1)",
            ("ConvBias: the last tile moved back",)),
-    Mutant("last tile beyond the rows", "vectors", "r = min(tile * ROWS, rows - ROWS)", "r = tile * ROWS",
+    Mutant("last tile beyond the rows", "products", "r = min(tile * ROWS, rows - ROWS)", "r = tile * ROWS",
            ("ConvBias: the last tile moved back",)),
-    Mutant("rows added twice", "vectors", "moved_back = rows > ROWS and not add", "moved_back = rows > ROWS",
+    Mutant("rows added twice", "products", "moved_back = rows > ROWS and not add", "moved_back = rows > ROWS",
            ("ConvReLU: more images than shards",)),
-    Mutant("rows of the rest left out", "vectors", "range(tiles * ROWS, rows)", "range((tiles + 1) * ROWS, rows)",
+    Mutant("rows of the rest left out", "products", "range(tiles * ROWS, rows)", "range((tiles + 1) * ROWS, rows)",
            ("DenseBias: one sample", "DenseBias: few samples", "ConvBias: 1x1 windows")),
     Mutant("Winograd's last tile not moved back", "cpu_winograd",
            "i = min((first + t) // across * 2, h - 4)  #", "i = (first + t) // across * 2  #",
@@ -220,15 +220,16 @@ FUSED = [
 
 # Faults in what only the compiler sees, each compiled anew.
 COMPILED = [
-    Mutant("a lane too many", "vectors", 'icmp_signed("<", _lane', 'icmp_signed("<=", _lane',
+    Mutant("a lane too many", "instructions", 'icmp_signed("<", _lane', 'icmp_signed("<=", _lane',
            ("ConvBias: 1x1 windows",)),
     Mutant("last winner of a tie in a vector", "vectors", 'fcmp_unordered(">", value, best)',
            'fcmp_unordered(">=", value, best)', ("ConvReLUMaxPool2D: short windows",)),
     Mutant("NaN hidden in a vector", "vectors", 'fcmp_unordered(">", value, best)', 'fcmp_ordered(">", value, best)'),
-    Mutant("a tile that forgets its sums where it adds", "vectors", "builder.fadd(old, builder.load(sums[r][k]))",
+    Mutant("a tile that forgets its sums where it adds", "products", "builder.fadd(old, builder.load(sums[r][k]))",
            "old", ("ConvReLU: more images than shards",)),
-    Mutant("lanes beyond the last filter win", "vectors", "builder.and_(condition, _first(builder, count))",
-           "condition", ("ConvReLUMaxPool2D: a row shorter than a tile",)),
+    Mutant("lanes beyond the last filter win", "vectors",
+           "builder.and_(condition, instructions.first_lanes(builder, count))", "condition",
+           ("ConvReLUMaxPool2D: a row shorter than a tile",)),
 ]  # fmt: skip
 
 
