@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from .backend import Backend, current, matrix_threads
 from .batches import Batches, as_batches, batches_of, in_turn, split_batch, validation_split
 from .callbacks import Callback, History, Progress
 from .errors import DataError, ShapeError, UsageError
-from .fused import FusedOp, Step, fuse
 from .graph import Graphs
 from .kernels import recording
 from .layers import Input, Layer, Shape
-from .ops import Conv2D, Dense, MatMul
+from .plan import Plan
 from .position import Position, RunningMeans
 from .preprocessing.settings import Preprocessing
 from .random import generator
@@ -52,7 +50,7 @@ class Sequential:
         self.metrics: list[str] = []
         self.fuse = self.replay = True
         self._graphs: dict[str, Graphs] = {}
-        self._made_plan: _Plan | None = None
+        self._made_plan: Plan | None = None
         self._standing: Callable[[], Position] = Position
         self.stop_training = False
         for layer in layers or ():
@@ -169,19 +167,17 @@ class Sequential:
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
         value = x if isinstance(x, Tensor) else self._input(x)
-        for step in self._plan().to_predictions:
-            value = step(value)
-        return value
+        return self._plan().predict(value)
 
-    def _plan(self) -> "_Plan":
+    def _plan(self) -> Plan:
         """The ops that run, in order; fused once, and again only when layers, loss or the choice to fuse changed.
 
         Who watches gets a plan of the ops one by one, and the other stays.
         """
         if watcher() is not None:
-            return _Plan(self)
+            return Plan(self)
         if self._made_plan is None or not self._made_plan.holds(self):
-            self._made_plan = _Plan(self)
+            self._made_plan = Plan(self)
         return self._made_plan
 
     def _for_a_batch(self) -> AbstractContextManager[None]:
@@ -213,30 +209,21 @@ class Sequential:
             raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
         return value, value.backend.asarray(loss.labels(y, self._plan().outputs))
 
-    def _forward(self, value: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and what the first op that goes past the predictions was given."""
-        plan, before = self._plan(), value
-        for i, step in enumerate(plan.to_loss):
-            before = value if i == plan.last else before
-            inputs = (labels if x is _LABELS else x for x in step.inputs)
-            value = step.apply(value, tuple(inputs))
-        return value, before
-
     def _step(self, x: Any, labels: Any) -> Any:
         """Forward, backward, and the weights moved: the figures from before."""
-        loss, before = self._forward(Tensor(x, backend=self.backend), labels)
+        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
         loss.backward()
         self.optimizer.move(self.weights)
         return self._figures(loss, labels, before)
 
     def _test(self, x: Any, labels: Any) -> Any:
-        loss, before = self._forward(Tensor(x, backend=self.backend), labels)
+        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
         return self._figures(loss, labels, before)
 
     def _figures(self, loss: Tensor, labels: Any, before: Tensor) -> Any:
         """Loss and metrics (1 + METRICS,), from labels as the loss wants them and from what leads to predictions."""
         figures = np.zeros_like(loss.data, np.float64, shape=(1 + len(self.metrics),))
-        predictions = _run(self._plan().rest, Tensor(before.data, backend=self.backend)) if self.metrics else None
+        predictions = self._plan().finish(Tensor(before.data, backend=self.backend)).data if self.metrics else None
         recording.call(_put_figures, figures, loss.data, labels, predictions, *self.metrics)
         return figures
 
@@ -542,71 +529,6 @@ def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequent
         layer.weights = {name: Tensor(tensors[full], requires_grad=True, name=full) for name, full in names.items()}
     model.input_shape, model.backend = input_shape, current()
     return model
-
-
-_LABELS: Any = object()  # stands for the labels of a batch in a plan
-
-
-class _Plan:
-    """The ops of a model up to its predictions, and up to its loss, where the last ones may be fused with the loss.
-
-    `to_loss[last]` is the first op that goes past the predictions: `rest` takes its input to the predictions. Where a
-    sigmoid and the loss are fused, that op is both of them, and `rest` the sigmoid.
-    """
-
-    def __init__(self, model: Sequential) -> None:
-        self.loss, self.fuse, self.backend = model.loss, model.fuse, model.backend
-        self.loss_attributes = dict(vars(model.loss)) if model.loss else {}
-        self.layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
-        home = model.backend or current()
-        own = [step for layer in model.layers for step in layer.named_steps()]
-        measured = model.loss.steps(_LABELS) if model.loss else []
-        every = own + [replace(step, layer="loss") for step in measured]
-        self.outputs = model.output_shape[-1] if own else 0
-        self.prepared: set[str] = set()  # kinds of work
-        self.to_predictions = fuse(own) if model.fuse else own
-        self.to_loss = fuse(every) if model.fuse else every
-        self.library_products = any(_multiplies(step, home) for step in self.to_predictions + self.to_loss)
-        ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
-        self.last = sum(end <= len(own) for end in ends)
-        self.rest = own[ends[self.last - 1] if self.last else 0 :]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()  # a copy of a model makes a plan of its own
-
-    def prepare(self, name: str, home: Backend, work: Callable[[], Any]) -> None:
-        """Compile what the work called `name` takes, before it is done for the first time; ops of others may count."""
-        if name not in self.prepared:
-            self.prepared.add(name)
-            ours = all(step.op.__module__.startswith(f"{__package__}.") for step in self.to_loss + self.to_predictions)
-            if ours and home.has("compile_ahead"):
-                home.compile_ahead(work)
-
-    def holds(self, model: Sequential) -> bool:
-        """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
-        same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
-        same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
-        if not same or len(self.layers) != len(model.layers):
-            return False
-        for (layer, attributes, weights), now in zip(self.layers, model.layers, strict=True):
-            if layer is not now or attributes != vars(now) or weights != now.weights:
-                return False
-        return True
-
-
-def _multiplies(step: Step, home: Backend) -> bool:
-    """Whether an op may use NumPy's matrix products."""
-    if not issubclass(step.op, FusedOp):
-        return step.op in (Conv2D, Dense, MatMul) or not step.op.__module__.startswith(f"{__package__}.")
-    with_kernel = step.op.has_kernel(home, step.inputs, step.attributes)
-    return not with_kernel and not {Conv2D, Dense, MatMul}.isdisjoint(step.op.parts)
-
-
-def _run(steps: list[Step], value: Tensor) -> Any:
-    with no_grad():
-        for step in steps:
-            value = step(value)
-    return value.data
 
 
 def _put_figures(figures: Any, loss: Any, labels: Any, predictions: Any, *chosen: str) -> None:
