@@ -9,9 +9,11 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
@@ -23,22 +25,27 @@ from . import compiling, threads
 from .recording import Call, listed
 
 MOST = 4  # processes, with this one: each takes a second to start, and 150 MB of memory
-PATIENCE = 60  # seconds for the last kernel of another process
+PATIENCE = 60  # seconds for the last kernels of other processes
+WITHOUT_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows a console would flash up
 
 Kind = tuple[str, int]  # of an argument: its numbers' type, and how many axes it has; -1 for a plain number
 Wanted = tuple[Any, tuple[Any, ...], list[Kind]]  # a kernel, and its arguments' types for Numba and as kinds
 
 
 def compile_ahead(work: Callable[[], Any]) -> None:
-    """Compile the kernels that work() will call, unless they are on disk. It is run without them, on undefined numbers.
+    """Compile the kernels that work() will call, unless they are on disk.
 
-    What it does besides calling kernels is done, and must do no harm when it is done once more.
+    To learn which, the work is done without them, so on undefined numbers: what it does besides calling kernels must do
+    no harm when it is done once more.
     """
+    is_python = Path(sys.executable or "").stem.lower().startswith(("python", "pypy"))  # not a program that embeds it
+    if threads.usable_threads() == 1 or not is_python or not compiling.keeps_code():
+        return
     with listed() as calls, np.errstate(all="ignore"):
         work()
     wanted = _missing(calls)
     helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
-    if helpers > 0 and sys.executable and compiling.keeps_code():
+    if helpers > 0:
         with _helpers(helpers, wanted):
             while wanted:
                 kernel, kinds, _ = wanted.popleft()
@@ -80,13 +87,18 @@ def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
     try:
         with suppress(OSError):  # there are no more processes to be had
             for _ in range(number):
-                started.append(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True))
+                started.append(
+                    subprocess.Popen(
+                        command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True, creationflags=WITHOUT_WINDOW
+                    )
+                )
         feeders = [threading.Thread(target=_feed, args=(process, wanted), daemon=True) for process in started]
         for feeder in feeders:
             feeder.start()
         yield
+        end = time.monotonic() + PATIENCE
         for feeder in feeders:
-            feeder.join(PATIENCE)
+            feeder.join(max(0, end - time.monotonic()))
     finally:
         for process in started:
             process.kill()

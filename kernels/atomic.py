@@ -14,7 +14,8 @@ from .compiling import helper
 
 _ORDER = "seq_cst"
 _PAUSES, _YIELDS = platform.machine().lower() in ("x86_64", "amd64"), hasattr(os, "sched_yield")
-_MOMENT, _YIELD = 20 if _PAUSES else 2, 500 if _YIELDS else 2  # nanoseconds that a look takes, about, with what follows
+_MOMENT = 20 if _PAUSES else 2  # nanoseconds, about, that a look takes with the moment after it
+_YIELD = 500 if _YIELDS else _MOMENT  # the same where the core is offered to others
 _MOMENTS = 10_000 // _MOMENT  # looks: whoever has waited for 10 microseconds may be waited for by the one it waits for
 
 
@@ -78,10 +79,10 @@ def wait(look):
 
     That may be the very thread that is waited for: the system gives both the same core where another program has one.
     """
-    if look < _MOMENTS:
-        _wait_a_moment()
-    else:
+    if _YIELDS and look >= _MOMENTS:
         _give_way()
+    else:
+        _wait_a_moment()
 
 
 @intrinsic
@@ -102,9 +103,8 @@ def _give_way(typingctx):
     """Let who waits for this core have it, if anybody does."""
 
     def generate(context, builder, signature, arguments):
-        if _YIELDS:
-            kind = ir.FunctionType(ir.IntType(32), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -13,7 +13,6 @@ from .cpu_convolution import conv2d, conv2d_backward, conv_relu_max_pool2d, conv
 from .cpu_dense import dense, dense_backward
 from .cpu_graph import Graph
 from .instructions import LANES
-from .recording import recorded
 from .shapes import Windows
 from .threads import next_task, one_thread, run, set_threads, usable_threads, workers
 from .vectors import load, spread, store
@@ -23,7 +22,7 @@ BLOCK = 16 * 1024  # numbers of a task: small beside a core's cache, large besid
 __all__ = [
     "Graph", "adam_update", "col2im", "compile_ahead", "conv2d", "conv2d_backward", "conv_relu_max_pool2d",
     "conv_relu_max_pool2d_backward", "dense", "dense_backward", "im2col", "logistic", "max_pool2d",
-    "max_pool2d_backward", "one_thread", "recorded", "set_threads", "sgd_update", "sigmoid_binary_cross_entropy",
+    "max_pool2d_backward", "one_thread", "set_threads", "sgd_update", "sigmoid_binary_cross_entropy",
     "sigmoid_binary_cross_entropy_backward", "softmax_categorical_cross_entropy",
     "softmax_categorical_cross_entropy_backward", "usable_threads", "warp",
 ]  # fmt: skip
@@ -241,7 +240,7 @@ def _softmax_categorical_cross_entropy_backward(worker, tasks, gy, log_p, y, gz)
                 gz[row, k] = gy[0] * (np.exp(log_p[row, k]) * labels - y[row, k]) / n
 
 
-def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+def adam_update(w, g, m, v, rate, beta_1: float, beta_2: float, epsilon: float) -> None:
     if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
     factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon))
@@ -263,7 +262,7 @@ def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share
         start = next_task(tasks) * BLOCK
 
 
-def sgd_update(w, g, velocity, rate: float, momentum: float, nesterov: bool) -> None:
+def sgd_update(w, g, velocity, rate, momentum: float, nesterov: bool) -> None:
     if not all(a.flags.c_contiguous for a in (w, velocity)):
         return reference.sgd_update(w, g, velocity, rate, momentum, nesterov)
     flat = (array.reshape(-1) for array in (w, g, velocity, np.asarray(rate, w.dtype)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import memory
+from .program import is_in
 from .recording import Notes, recorded
 from .threads import joined
 
@@ -22,7 +23,8 @@ class Graph:
 
     Making it does the work once for real, of which `result` is what it gave. `recorded` is False where not all of it
     was noted, or where a call takes a part of the batch, whose place in another is not known: then there is nothing
-    to call. The others are copied to arrays of its own, the batch, which is large, is read where it lies.
+    to call. The others are copied to arrays of its own; the batch, which is large, is read where it lies, and the one
+    that was recorded lives as long as the graph where an op that is no kernel's has kept it.
     """
 
     MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a graph keeps all their arrays
@@ -31,8 +33,10 @@ class Graph:
         x, self._others = memory.ready(inputs[0]), [np.array(array) for array in inputs[1:]]
         with recorded() as notes:
             self.result = self._outputs = work(x, *self._others)
-        shared = [a for _, arguments in notes for a in arguments if _shares(a, x)]
-        self.recorded = notes.complete and x.dtype == np.float32 and all(_is_whole(a, x) for a in shared)
+        arrays = [a for _, arguments in notes for a in arguments if isinstance(a, np.ndarray)]
+        filled = any(np.may_share_memory(self.result, a) for a in arrays) and not is_in(self.result, x)
+        whole = all(_is_whole(a, x) for a in arrays if is_in(a, x))
+        self.recorded = notes.complete and filled and whole and x.dtype == np.float32
         self._calls = _with_places(notes, x) if self.recorded else []
 
     def __call__(self, x: Any, *others: Any) -> Any:
@@ -58,14 +62,10 @@ def _with_places(notes: Notes, x: np.ndarray) -> list[Noted]:
     """The calls, with places left open where the batch was among their arguments."""
     calls: list[Noted] = []
     for function, arguments in joined(notes, x):
-        places = [i for i, a in enumerate(arguments) if _shares(a, x)]
+        places = [i for i, a in enumerate(arguments) if is_in(a, x)]
         kept = [None if i in places else a for i, a in enumerate(arguments)]
         calls.append((function, kept, [(i, arguments[i].shape) for i in places]))
     return calls
-
-
-def _shares(argument: Any, x: np.ndarray) -> bool:
-    return isinstance(argument, np.ndarray) and np.may_share_memory(argument, x)
 
 
 def _is_whole(array: np.ndarray, x: np.ndarray) -> bool:

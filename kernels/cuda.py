@@ -453,7 +453,7 @@ def _relu_gradient(gy, y):
 
 
 def sigmoid_binary_cross_entropy(z, y):
-    """Any numbers; an array of shape ()."""
+    """Also for numbers that are not float32, by array expressions; an array of shape ()."""
     if (z.dtype, y.dtype) != (np.float32, np.float32):
         return reference.sigmoid_binary_cross_entropy(z, y)
     loss = _empty(())
@@ -463,7 +463,7 @@ def sigmoid_binary_cross_entropy(z, y):
 
 
 def sigmoid_binary_cross_entropy_backward(gy, z, y):
-    """Any numbers."""
+    """Also for numbers that are not float32, by array expressions."""
     if (z.dtype, y.dtype) != (np.float32, np.float32):
         return reference.sigmoid_binary_cross_entropy_backward(gy, z, y)
     gz = _empty(z.shape)

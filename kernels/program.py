@@ -24,9 +24,9 @@ LINE = 8  # words of a cache line: what threads change lies apart
 # stays: the kernel's entry, how many threads may run it, and where the arguments of each lie (see native.py).
 TASK, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH, STEP = 0, LINE, 2 * LINE, 18, 24, 25, 26, 27, 4 * LINE
 # Words of the board: the number of the open program, 0 for none; its steps' address and number, and how many threads
-# may join; and from THREADS on a line for each thread: whether it is in a program, and LOOKS words on, whether it is
-# there at all.
-OPEN, PLACE, COUNT, MAY_JOIN, THREADS, LOOKS = 0, LINE, LINE + 1, LINE + 2, 2 * LINE, 1
+# may join; and from THREADS on a line for each thread: whether it is in a program, and PRESENT words on, whether
+# it looks at the board at all.
+OPEN, PLACE, COUNT, MAY_JOIN, THREADS, PRESENT = 0, LINE, LINE + 1, LINE + 2, 2 * LINE, 1
 MOST = 64  # threads
 FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not left; nor the one before, nothing was done
 LEAVING = looks(10_000)  # at a thread that has nothing left to do
@@ -60,11 +60,11 @@ class Steps:
             step[ROWS] = len(rows)
             for worker in range(step[TEAM]):
                 for argument in (worker, task, *arguments):
-                    if _is_in(argument, batch):
+                    if is_in(argument, batch):
                         batches.append(len(rows) + native.ADDRESS)
                     rows += native.words(argument)
             step[LENGTH] = (len(rows) - step[ROWS]) // step[TEAM] * native.WORD
-            self.arrays += [argument for argument in arguments if not _is_in(argument, batch)]
+            self.arrays += [argument for argument in arguments if not is_in(argument, batch)]
         self.numbers = self.steps, np.array(rows, np.int64), np.array(batches, np.int64)
         self.steps[:, ROWS] = self.numbers[1].ctypes.data + self.steps[:, ROWS] * native.WORD
 
@@ -79,7 +79,8 @@ def new_board() -> np.ndarray:
     return memory.zeros((THREADS + (MOST + 1) * LINE,), np.int64)
 
 
-def _is_in(argument: Any, batch: np.ndarray) -> bool:
+def is_in(argument: Any, batch: np.ndarray) -> bool:
+    """Whether an argument is the batch, or a part of it."""
     return isinstance(argument, np.ndarray) and np.may_share_memory(argument, batch)
 
 

@@ -54,7 +54,7 @@ def call(function: Callable[..., Any], *arguments: Any) -> None:
 
 
 def note(function: Callable[..., Any], *arguments: Any) -> None:
-    """Note a call that another makes."""
+    """Note a call of this function without making it: for one that was made in another way."""
     notes = getattr(_own, "notes", None)
     if notes is not None:
         notes.append((function, arguments))

@@ -94,7 +94,7 @@ def softmax_categorical_cross_entropy_backward(gy, log_p, y):
     return gy * (np.exp(log_p) * y.sum(axis=-1, keepdims=True) - y) / len(y)
 
 
-def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
+def adam_update(w, g, m, v, rate, beta_1: float, beta_2: float, epsilon: float) -> None:
     """One step of Adam, in place on w, m and v; `rate`, a number or an array of one, already holds the bias corrections
     (Kingma and Ba, 2015, end of section 2, the form with "epsilon hat" that Keras uses)."""
     m += (g - m) * w.dtype.type(1 - beta_1)
@@ -102,8 +102,9 @@ def adam_update(w, g, m, v, rate: float, beta_1: float, beta_2: float, epsilon: 
     w -= m * w.dtype.type(rate) / (np.sqrt(v) + w.dtype.type(epsilon))
 
 
-def sgd_update(w, g, velocity, rate: float, momentum: float, nesterov: bool) -> None:
-    """One step of stochastic gradient descent, in place on w and velocity (Sutskever et al., 2013, as Keras)."""
+def sgd_update(w, g, velocity, rate, momentum: float, nesterov: bool) -> None:
+    """One step of stochastic gradient descent, in place on w and velocity (Sutskever et al., 2013, as Keras); `rate` is
+    a number or an array of one."""
     step = g * w.dtype.type(-rate)
     velocity *= w.dtype.type(momentum)
     velocity += step

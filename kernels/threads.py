@@ -142,7 +142,8 @@ def run_program(made: Program, batch: np.ndarray) -> None:
             _runs += 1
             _held.append(made)  # before it runs: an interrupt may come right after
             outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, flat)
-            if not outcome & (program.OCCUPIED | program.STAYED):
+            inside = _board[program.THREADS :: program.LINE]  # helpers that have stayed in a program before this one
+            if not outcome & (program.OCCUPIED | program.STAYED) and (len(_held) == 1 or not inside.any()):
                 _held.clear()
         finally:
             _busy.release()
@@ -156,7 +157,7 @@ def _wake(team: int) -> None:
     """Call the helpers that do not look at the board. Nobody waits for them."""
     _start_helpers(team)
     for worker, jobs in enumerate(_helpers[: team - 1], 1):
-        if not _board[program.THREADS + worker * program.LINE + program.LOOKS] and jobs.empty():
+        if not _board[program.THREADS + worker * program.LINE + program.PRESENT] and jobs.empty():
             jobs.put(None)
 
 
@@ -223,7 +224,7 @@ def _watch(worker, state, seen, done, board, most):
     """
     write(done, 1)
     number, tasks = state[:1], state[1:]
-    present = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.LOOKS :]
+    present = board[program.THREADS + min(worker, program.MOST) * program.LINE + program.PRESENT :]
     look, last = 0, np.int64(0)  # not an int of its own type, for which `join` would be compiled once more
     write(present, 1)
     while look < most and (read(number) == seen or read(tasks) == 0):

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "notebook": set(),
     "ops": {"tensor", "kernels.recording", "kernels.shapes"},
     "fused": ENGINE | {"ops"},
-    "graph": {"backend", "optimizers", "tensor"},
+    "graph": {"backend", "tensor"},
     "gradcheck": {"tensor"},
     "trace": {"tensor"},
     "initializers": {"backend"},

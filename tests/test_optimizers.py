@@ -345,3 +345,17 @@ def test_restoring_moves_weights_too_and_needs_no_gradients():
     fresh = Adam()
     fresh.restore(again, 0, {})
     assert fresh.state == {}
+
+
+@pytest.mark.parametrize("kind", [Adam, SGD])
+def test_a_weight_that_wants_no_gradient_any_more_stays(kind):
+    frozen, other, *_ = _weights()
+    optimizer = kind(0.1)
+    for weight in (frozen, other):
+        weight.grad = np.ones_like(weight.data)
+    optimizer.update([frozen, other])
+    before = frozen.data.copy(), other.data.copy()
+    frozen.requires_grad = False
+    optimizer.update([frozen, other])
+    np.testing.assert_array_equal(frozen.data, before[0])
+    assert (other.data != before[1]).all()

@@ -37,6 +37,7 @@ class Backend:
         self._reference = importlib.import_module(".kernels.reference", __package__)
         self._memory = importlib.import_module(".kernels.memory", __package__)
         self.graph = getattr(self._kernels, "Graph", None)
+        self.notes_calls = self.has("Graph")  # whether its kernels do, see kernels/recording.py
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"

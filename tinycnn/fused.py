@@ -84,6 +84,7 @@ class FusedOp(Op):
 
 
 FLOAT32 = np.dtype(np.float32)
+BOTH = "forward", "backward"
 
 
 def _all_float32(inputs: Sequence[Any]) -> bool:
@@ -92,8 +93,6 @@ def _all_float32(inputs: Sequence[Any]) -> bool:
 
 class _FusedWeighted(FusedOp):
     """What the ops with a weight and a bias share: their gradients go into the leaves' buffers, if these have any."""
-
-    by_kernels = "forward", "backward"
 
     def _bias(self, w, b):
         return np.zeros_like(w, shape=w.shape[-1:]) if b is None else b
@@ -135,6 +134,7 @@ class ConvBias(_FusedConv2D):
     """conv2d(x, w, b) by tiles."""
 
     parts = (ops.Conv2D,)
+    by_kernels = BOTH
     relu = False
 
 
@@ -142,6 +142,7 @@ class ConvReLU(_FusedConv2D):
     """relu(conv2d(x, w, b)) by tiles."""
 
     parts = (ops.Conv2D, ops.ReLU)
+    by_kernels = BOTH
     relu = True
 
 
@@ -153,6 +154,7 @@ class ConvReLUMaxPool2D(_FusedWeighted):
     """
 
     parts = (ops.Conv2D, ops.ReLU, ops.MaxPool2D)
+    by_kernels = BOTH
     kernel = "conv_relu_max_pool2d"
 
     @classmethod
@@ -217,6 +219,7 @@ class DenseBias(_FusedDense):
     """dense(x, w, b) by tiles."""
 
     parts = (ops.Dense,)
+    by_kernels = BOTH
     relu = False
 
 
@@ -224,6 +227,7 @@ class DenseReLU(_FusedDense):
     """relu(dense(x, w, b)) by tiles."""
 
     parts = (ops.Dense, ops.ReLU)
+    by_kernels = BOTH
     relu = True
 
 
@@ -232,7 +236,7 @@ class SigmoidBinaryCrossEntropy(FusedOp):
     rounds to 0 or 1, and the gradient is simply (sigmoid(z) - y) / size."""
 
     parts = (ops.Sigmoid, ops.BinaryCrossEntropy)
-    by_kernels = "forward", "backward"
+    by_kernels = BOTH
 
     @classmethod
     def plain(cls, z, y):
@@ -259,7 +263,7 @@ class SoftmaxCategoricalCrossEntropy(FusedOp):
     """
 
     parts = (ops.Softmax, ops.CategoricalCrossEntropy)
-    by_kernels = "forward", "backward"
+    by_kernels = BOTH
 
     @classmethod
     def plain(cls, z, y):

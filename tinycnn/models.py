@@ -243,10 +243,13 @@ class Sequential:
             optimizer.begin(self.weights)  # its part of a step that is another one each time
             try:
                 config = optimizer.get_config() | {"learning_rate": None}  # which may change: `begin` tells it
-                return self._worked("train", self._step, (optimizer, config), value.data, labels)
+                figures = self._worked("train", self._step, (optimizer, config), value.data, labels)
             except BaseException:
                 optimizer.iterations -= 1
                 raise
+            for weight in self.weights:
+                weight.grad = weight.grad_buffer if weight.requires_grad else weight.grad  # a graph does not say so
+            return figures
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
@@ -273,13 +276,14 @@ class Sequential:
         if watcher() is not None:
             return work(*inputs)
         plan = self._plan()
-        plan.prepare(name, home, partial(work, *inputs))
+        if name != "train" or self.optimizer.is_ours():
+            plan.prepare(name, home, partial(work, *inputs))
         if not (self.replay and home.graph):
             return work(*inputs)
-        state, graphs = (plan, state), self._graphs.get(name)
-        if graphs is None or not graphs.hold(home, self.weights, state):
-            graphs = self._graphs[name] = Graphs(home, work, self.weights, state)
-        return graphs(*inputs)
+        state, graphs = (plan, tuple(self.metrics), state), self._graphs.get(name)
+        if graphs is None or not graphs.hold(home, state):
+            graphs = self._graphs[name] = Graphs(home, plan.tensors, state)
+        return graphs(work, *inputs)
 
     def _numbers(self, figures: Any) -> list[float]:
         return (self.backend or current()).to_numpy(figures).tolist()

@@ -168,6 +168,8 @@ class Reshape(Op):
 class Flatten(Reshape):
     """Each image as one row, channel fastest: (N, H, W, C) -> (N, H*W*C)"""
 
+    by_kernels = "forward", "backward"
+
     def forward(self, x):
         if x.ndim == 0:
             raise ShapeError("input of shape () has no axis of samples")

@@ -56,12 +56,18 @@ class Optimizer:
             self._move(weights)
 
     def _move(self, weights: Sequence[Tensor]) -> None:
+        if not self.is_ours():
+            recording.cannot_repeat()
         buffers = self._views["gradients"]
         for weight, buffer in zip(weights, buffers, strict=True):
             if weight.grad is not None and weight.grad is not buffer:
                 recording.call(setitem, buffer, Ellipsis, weight.grad)
-        for span in self._spans([weight.grad is not None for weight in weights]):
+        for span in self._spans([weight.requires_grad and weight.grad is not None for weight in weights]):
             self._step(weights[0].backend, *(self._flat[name][span] for name in ("weights", "gradients", *self.slots)))
+
+    def is_ours(self) -> bool:
+        """Whether a step is known to be one pass of a kernel, which may be done again from a record of it."""
+        return type(self) in OPTIMIZERS.values()
 
     def _take(self, weights: Sequence[Tensor]) -> None:
         """Move weights and their gradients into arrays of their own, and make the state unless there is one."""
@@ -76,6 +82,7 @@ class Optimizer:
             for view, array in zip(self._views[slot], arrays, strict=True):
                 view[...] = array
         self.state = {slot: self._views[slot] for slot in self.slots}
+        self._rate = None  # it may be of another backend or type
         for weight, view, buffer in zip(weights, self._views["weights"], self._views["gradients"], strict=True):
             view[...] = weight.data
             weight.data, weight.grad_buffer = view, buffer

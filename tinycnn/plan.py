@@ -35,7 +35,10 @@ class Plan:
         self.prepared: set[str] = set()  # kinds of work
         self.to_predictions = fuse(own) if model.fuse else own
         self.to_loss = fuse(every) if model.fuse else every
-        self.library_products = any(_multiplies(step, home) for step in self.to_predictions + self.to_loss)
+        steps = self.to_predictions + self.to_loss
+        self.tensors = list({id(x): x for step in steps for x in step.inputs if isinstance(x, Tensor)}.values())
+        self.library_products = any(_multiplies(step, home) for step in steps)
+        self.ours = all(step.op.__module__.startswith(f"{__package__}.") for step in steps)
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
@@ -62,11 +65,14 @@ class Plan:
             return _through(self.rest, before)
 
     def prepare(self, name: str, home: Backend, work: Callable[[], Any]) -> None:
-        """Compile what the work called `name` takes, before it is done for the first time; ops of others may count."""
+        """Compile what the work called `name` takes, before it is done for the first time.
+
+        That does the work once more, but for its kernels: not where ops of others might notice, or NumPy multiplies
+        matrices.
+        """
         if name not in self.prepared:
             self.prepared.add(name)
-            ours = all(step.op.__module__.startswith(f"{__package__}.") for step in self.to_loss + self.to_predictions)
-            if ours and home.has("compile_ahead"):
+            if self.ours and not self.library_products and home.has("compile_ahead"):
                 home.compile_ahead(work)
 
     def holds(self, model: "Sequential") -> bool:

@@ -3,7 +3,7 @@
 Nothing here knows what any op computes or what its derivative is: ops.py says that.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -236,7 +236,8 @@ class Op:
     `self.k` where a loop is needed. What `backward` will need is kept under a name.
 
     Where work is recorded, `by_kernels` names the methods of which nothing has to be done again but what kernels do
-    to arrays; the others are called again as a whole.
+    to arrays; it is not inherited. The others are called again as a whole: `backward` may use what `forward` kept,
+    but not the data of `parents`.
     """
 
     registry: ClassVar[dict[str, type["Op"]]] = {}
@@ -248,6 +249,8 @@ class Op:
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
+        if "by_kernels" not in vars(cls):  # what is true of a class need not be so of one made from it
+            cls.by_kernels = ()
         if cls.forward is not Op.forward and not cls.name.startswith("_"):
             Op.registry[cls.name] = cls
 
@@ -271,6 +274,7 @@ class Op:
         forward = partial(recording.unnoted, op.forward) if again else op.forward
         try:
             data = forward(*arrays, **attributes)
+            data = np.array(data) if again else data  # which will be written over, and may be an input or a part of one
         except ShapeError as error:
             raise ShapeError(f"{cls.name}: {error}") from None
         except ValueError:  # NumPy's own words differ from function to function
@@ -278,7 +282,7 @@ class Op:
             raise ShapeError(f"{cls.name}: inputs of shape {sizes} do not fit together") from None
         y = Tensor(data, backend=op.parents[0].backend)
         if again:
-            _note_again(_forward_again, [y.data], op, attributes, y.data, *arrays)
+            recording.note(_forward_again, op, attributes, y.data, *arrays)
         if any(op.needs) and is_grad_enabled():
             y.requires_grad, y.op = True, op
         if (somebody := watcher()) is not None:
@@ -295,9 +299,11 @@ class Op:
 
     def parent_gradients(self, gy: Any) -> Iterator[tuple[Tensor, Any]]:
         """Each parent that wants a gradient, with that gradient, checked."""
+        gradients: tuple[Any, ...]
         if recording.is_recording() and not self._is_by_kernels("backward"):
-            gradients = recording.unnoted(self.backward, gy)
-            _note_again(_backward_again, gradients, self, gy, *gradients)
+            found = recording.unnoted(self.backward, gy)
+            gradients = tuple(None if g is None else np.array(g) for g in found)
+            recording.note(_backward_again, self, gy, *gradients)
         else:
             gradients = self.backward(gy)
         if (somebody := watcher()) is not None:
@@ -309,14 +315,7 @@ class Op:
                 yield parent, g
 
     def _is_by_kernels(self, method: str) -> bool:
-        return method in self.by_kernels and self.k.has("recorded")
-
-
-def _note_again(again: Callable[..., None], results: Iterable[Any], *arguments: Any) -> None:
-    """Note a method of an op, to be called again with these arguments, if its results can be written over."""
-    recording.note(again, *arguments)
-    if not all(result is None or result.flags.writeable for result in results):
-        recording.cannot_repeat()
+        return method in self.by_kernels and self.k.notes_calls
 
 
 def _forward_again(op: Op, attributes: dict[str, Any], y: Any, *arrays: Any) -> None:
