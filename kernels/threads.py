@@ -142,8 +142,7 @@ def run_program(made: Program, batch: np.ndarray) -> None:
             _runs += 1
             _held.append(made)  # before it runs: an interrupt may come right after
             outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, flat)
-            inside = _board[program.THREADS :: program.LINE]  # helpers that have stayed in a program before this one
-            if not outcome & (program.OCCUPIED | program.STAYED) and (len(_held) == 1 or not inside.any()):
+            if not outcome & (program.OCCUPIED | program.STAYED) and (len(_held) == 1 or not _anybody_inside()):
                 _held.clear()
         finally:
             _busy.release()
@@ -151,6 +150,11 @@ def run_program(made: Program, batch: np.ndarray) -> None:
         outcome = program.conduct(_board, 0, 1, *made.alone.numbers, flat)
     if outcome & program.FAULT:
         raise RuntimeError("a kernel failed")
+
+
+def _anybody_inside() -> bool:
+    """Whether a helper is in a program, be it one before the last."""
+    return bool(_board[program.THREADS :: program.LINE].any())
 
 
 def _wake(team: int) -> None:

@@ -38,6 +38,8 @@ class Backend:
         self._memory = importlib.import_module(".kernels.memory", __package__)
         self.graph = getattr(self._kernels, "Graph", None)
         self.notes_calls = self.has("Graph")  # whether its kernels do, see kernels/recording.py
+        # How many threads kernels may use that are called now.
+        self.threads: Callable[[], int] = getattr(self._kernels, "usable_threads", lambda: 1)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -82,10 +84,6 @@ class Backend:
         place = self.zeros((1,), dtype) if place is None else place
         place.fill(value)
         return place
-
-    def threads(self) -> int:
-        """How many threads kernels may use that are called now."""
-        return self._kernels.usable_threads() if self.has("usable_threads") else 1
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array of zeros."""

@@ -4,6 +4,7 @@ On a GPU a record is launched as one (kernels/cuda_graph.py), on a CPU kernels r
 """
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 from .backend import Backend
@@ -40,7 +41,7 @@ class Graphs:
         """work(*inputs), which takes arrays and gives one."""
         key = self.home.threads(), *((x.shape, x.dtype) for x in inputs)
         places = self._places()
-        if not (len(places) == len(self.places) and all(a is b for a, b in zip(places, self.places, strict=True))):
+        if not (len(places) == len(self.places) and all(map(is_, places, self.places))):
             self._graphs, self._seen, self._never, self.places = {}, set(), set(), places
         unknown = key not in self._seen or key in self._never or inputs[0].size > self.home.graph.MOST
         if unknown or key in self._used:
