@@ -75,10 +75,8 @@ def add_block(typingctx, sums, factor, array, i, step, count):
     """sums + factor * the block that `load_block` would find, each product added with one rounding."""
 
     def generate(context, builder, signature, arguments):
-        factor, lines = (
-            instructions.spread(builder, arguments[1], NUMBER),
-            _places(context, builder, array, arguments[2:], sums),
-        )
+        factor = instructions.spread(builder, arguments[1], NUMBER)
+        lines = _places(context, builder, array, arguments[2:], sums)
         added = [
             [
                 instructions.multiply_add(builder, factor, instructions.load(builder, *part), total)

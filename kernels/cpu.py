@@ -157,9 +157,14 @@ def _logistic(worker, tasks, x, y):
     start = next_task(tasks) * BLOCK
     while start < x.size:
         for i in range(start, min(start + BLOCK, x.size)):
-            small = np.exp(-abs(x[i]))
-            y[i] = (1 if x[i] >= 0 else small) / (1 + small)
+            y[i] = _sigmoid(x[i])
         start = next_task(tasks) * BLOCK
+
+
+@helper
+def _sigmoid(x):
+    small = np.exp(-abs(x))  # at most 1
+    return (1 if x >= 0 else small) / (1 + small)
 
 
 def sigmoid_binary_cross_entropy(z, y):
@@ -190,8 +195,7 @@ def _sigmoid_binary_cross_entropy_backward(worker, tasks, gy, z, y, gz):
     start = next_task(tasks) * BLOCK
     while start < z.size:
         for i in range(start, min(start + BLOCK, z.size)):
-            small = np.exp(-abs(z[i]))
-            gz[i] = ((1 if z[i] >= 0 else small) / (1 + small) - y[i]) * share
+            gz[i] = (_sigmoid(z[i]) - y[i]) * share
         start = next_task(tasks) * BLOCK
 
 

@@ -40,8 +40,9 @@ def _multiply_tile(
             return builder.bitcast(builder.gep(start, [i]), VECTOR.as_pointer())
 
         masked = signature.args[2].literal_value
-        first = [instructions.first_lanes(builder, builder.sub(count, number(k * LANES))) for k in range(width)]
-        lanes = first if masked else [None] * width
+        lanes = [None] * width
+        if masked:
+            lanes = [instructions.first_lanes(builder, builder.sub(count, number(k * LANES))) for k in range(width)]
         zero = ir.Constant(VECTOR, [0.0] * LANES)
         # One slot per sum: what only this function sees, LLVM keeps in registers.
         sums = [[cgutils.alloca_once(builder, VECTOR) for _ in range(width)] for _ in range(height)]

@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant("stride ignored by Numba's col2im", "cpu", "column = j * sw - left + b * dw\n                            if",
            "column = j - left + b * dw\n                            if", ("Conv2D",)),
     Mutant("last winner of a tie in Numba", "cpu", "if value > best or", "if value >= best or", ("MaxPool2D",)),
-    Mutant("sigmoid left out in Numba", "cpu", "(1 + small) - y[i]) * share", "1 - y[i]) * share",
+    Mutant("sigmoid left out in Numba", "cpu", "(_sigmoid(z[i]) - y[i])", "(z[i] - y[i])",
            ("SigmoidBinaryCrossEntropy",)),
     Mutant("label left out in Numba", "cpu", "max(z[i], 0) - z[i] * y[i]", "max(z[i], 0)",
            ("SigmoidBinaryCrossEntropy",)),
