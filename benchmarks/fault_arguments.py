@@ -74,8 +74,9 @@ def run(part: Part) -> list[Finding]:
     needs_linux()
     numbers = part.of(USUAL)
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder))
-        answer = in_process_of_its_own("benchmarks.fault_arguments", folder, str(numbers.start), str(numbers.stop))
+        top = Path(folder) / "around" / "top"  # its parent, which some arguments name, holds nothing else
+        prepare(top)
+        answer = in_process_of_its_own("benchmarks.fault_arguments", str(top), str(numbers.start), str(numbers.stop))
     codes = {f"exit {code}": n for code, n in sorted(answer["codes"].items())}
     figures = {"processes": answer["processes"], **codes}
     return [
@@ -159,12 +160,11 @@ def paths(top: Path) -> list[str]:
     ]
 
 
-def case(number: int, top: Path) -> tuple[str, list[str]]:
-    """The command and its arguments."""
+def case(number: int, places: list[str]) -> tuple[str, list[str]]:
+    """The command and its arguments; `places` is what `paths` tells."""
     rng = random.Random(number)
     command = rng.choice(sorted(COMMANDS))
     actions = parser_of(command)._actions
-    places = paths(top)
     likely = {
         "model": ["run", "run/model.safetensors", "odd.safetensors"],
         "data": ["photos", "tested", "mixed"],
@@ -180,6 +180,8 @@ def case(number: int, top: Path) -> tuple[str, list[str]]:
             return rng.choice(VALUES[action.dest])
         if action.choices:
             return rng.choice([*(c for c in map(str, action.choices) if c not in ("numba", "auto")), "nope", ""])
+        if action.dest in ("data", "paths"):
+            return rng.choice([place for place in places if place != "/"])  # or the whole machine would be searched
         return rng.choice(places if action.type is Path else NUMBERS)
 
     arguments: list[str] = []
@@ -218,8 +220,9 @@ def run_all(top: Path, first: int, last: int) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, _hang)
     codes: Counter[str] = Counter()
     answer: dict[str, Any] = {"broken": [], "unclear": [], "processes": 0, "codes": codes}
+    places = paths(top)  # now: the cases leave files
     for number in range(first, last):
-        command, arguments = case(number, top)
+        command, arguments = case(number, places)
         real = number % REAL == 0 and _names_data(command, arguments)
         answer["processes"] += real
         code, output, errors = (_as_process if real else _in_this_process)(command, arguments)
