@@ -28,12 +28,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import prod
-from statistics import median
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -42,239 +39,22 @@ from tinycnn.callbacks import Callback
 from tinycnn.errors import BackendError
 from tinycnn.random import generator
 
-from .common import at_least, listed, one_line, output_file, say, table, versions, write_results
+from .common import at_least, listed, one_line, output_file, say, versions, write_results
+from .gpu_kernels import profile
 from .networks import Network, batches, make, weights
-from .peer_tinycnn import TinyCNN, TinyCNNTraining, build
-from .peer_torch import Torch, TorchTraining
-from .peers import Peer, Training
+from .peer_gpu import PEERS, Data, OnCpu, OnNumPy, first_that_can, seconds_of
+from .peer_tinycnn import build
+from .peers import Peer
 from .results import Cell, Row, milliseconds, report
 from .rounds import BLOCK_SECONDS, LEAST_STEPS, disagreement
-from .worker import PeerFailedError, Service
+from .worker import Service
 
 PARTS = ("step", "inference", "kernels", "epoch")
 BATCHES = (32, 256, 1024, 8192)
 INFERENCE_BATCHES = (1, 32, 256, 1024)
 START_SECONDS = 180  # a peer that needs longer to be ready, compiling included, is given up
-WARM_UP = 3  # calls before a recording
 EPOCHS, IMAGES = 3, 8000
-SIDE = 8192  # of the matrices that tell the arithmetic peak
-REPEATS, TRIES = 20, 5  # launches of a kernel in a row, and how often they are timed
 DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy", "torch", "triton")
-
-Data = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # weights, images (B, N, H, W, C), labels (B, N, 1)
-
-
-class OnCpu(TinyCNN):
-    """tinycnn's CPU kernels, which decide what is right."""
-
-    def __init__(self, threads: int) -> None:
-        use_backend(self.backend)  # set_threads is not called: it would cost the GPU's steps time
-
-
-class OnNumPy(OnCpu):
-    """The same without Numba."""
-
-    backend = "numpy"
-
-
-class OnGpu(OnCpu):
-    """tinycnn on the GPU, a training step as one graph."""
-
-    backend = "cupy"
-    replay: ClassVar[bool] = True
-
-    def prepare_training(self, network, weights, x, y) -> Training:
-        import cupy
-
-        return GpuTraining(network, weights, [cupy.asarray(images) for images in x], y, self.replay)
-
-    def prepare_inference(self, network, weights, x):
-        import cupy
-
-        return super().prepare_inference(network, weights, cupy.asarray(x))
-
-
-class OnGpuWithoutGraph(OnGpu):
-    """tinycnn on the GPU, kernel after kernel."""
-
-    replay = False
-
-
-class GpuTraining(TinyCNNTraining):
-    """A step as `fit` does it: its loss stays on the GPU until somebody asks."""
-
-    def __init__(self, network: Network, first: Sequence[np.ndarray], x: Any, y: np.ndarray, replay: bool) -> None:
-        self.replay = replay
-        super().__init__(network, first, x, y)
-
-    def restart(self) -> None:
-        super().restart()
-        self.model.compile(self.model.optimizer, self.model.loss, replay=self.replay)
-
-    def step(self, ask: bool = False) -> float | None:
-        x, y = self.batches[self.steps % len(self.batches)]
-        self.steps += 1
-        loss = self.model._train_on_batch(x, y)[0]  # of the figures
-        return float(loss) if ask else None
-
-
-class TorchGpuTraining(TorchTraining):
-    """The usual loop, on the GPU."""
-
-    def weights(self) -> list[np.ndarray]:
-        return [weight.detach().cpu().numpy() for weight in self.model.parameters()]
-
-
-class TorchGraphTraining(TorchGpuTraining):
-    """The whole step as one CUDA graph: new batches are copied to where it reads them."""
-
-    graph: Any = None
-
-    def restart(self) -> None:
-        import torch
-
-        if self.graph is None:
-            rate, parameters = self.network.learning_rate, self.model.parameters()
-            self.optimizer = torch.optim.Adam(parameters, rate, eps=1e-7, fused=True, capturable=True)
-            self.x, self.y = (part.clone() for part in self.batches[0])
-            self.graph, self.result = recorded(self._work)
-        self.steps = 0
-        with torch.no_grad():  # in place: the graph knows addresses
-            for weight, first in zip(self.model.parameters(), self.first, strict=True):
-                weight.copy_(first)
-            for state in self.optimizer.state.values():
-                for part in state.values():
-                    part.zero_()
-
-    def _work(self) -> Any:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.call(self.x), self.y)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def step(self, ask: bool = False) -> float | None:
-        x, y = self.batches[self.steps % len(self.batches)]
-        self.steps += 1
-        self.x.copy_(x)
-        self.y.copy_(y)
-        self.graph.replay()
-        return self.result.item() if ask else None
-
-
-def recorded(work: Callable[[], Any]) -> tuple[Any, Any]:
-    """What `work` launches as a graph of PyTorch's, and its result there; it runs a few times before, with effect."""
-    import torch
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return graph, result
-
-
-class TorchOnGpu(Torch):
-    """Eager, channels first; Adam is one kernel, and cuDNN may try its algorithms."""
-
-    training: ClassVar[type[TorchGpuTraining]] = TorchGpuTraining
-
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True
-
-    def images(self, x: np.ndarray) -> Any:
-        return super().images(x).cuda()
-
-    def model(self, network: Network, weights: Sequence[np.ndarray] | None, logits: bool) -> Any:
-        return super().model(network, weights, logits).cuda()
-
-    def prepare_training(self, network, weights, x, y) -> Training:
-        import torch
-
-        model = self.model(network, weights, logits=True)
-        pairs = [(self.images(a), torch.from_numpy(b).cuda()) for a, b in zip(x, y, strict=True)]
-        return self.training(network, model, self.transform(model), pairs)
-
-    def prepare_inference(self, network, weights, x):
-        import torch
-
-        model = self.model(network, weights, logits=False).eval()
-        with torch.inference_mode():
-            predictions = self.predictions(model, self.images(x))
-
-        def predict() -> np.ndarray:
-            with torch.inference_mode():
-                return predictions().cpu().numpy()
-
-        return predict
-
-    def predictions(self, model: Any, images: Any) -> Callable[[], Any]:
-        """What gives the predictions for these images, on the GPU."""
-        call = self.transform(model)
-        return lambda: call(images)
-
-
-class TorchOnGpuChannelsLast(TorchOnGpu):
-    """Eager, with channels last in memory."""
-
-    memory_format = "channels_last"
-
-
-class TorchGraph(TorchOnGpu):
-    """A CUDA graph, channels first."""
-
-    training = TorchGraphTraining
-
-    def predictions(self, model: Any, images: Any) -> Callable[[], Any]:
-        mine = images.clone()
-        graph, result = recorded(lambda: model(mine))
-
-        def replay(_: Any = model) -> Any:  # which must live: the graph knows its weights by their addresses alone
-            mine.copy_(images)
-            graph.replay()
-            return result
-
-        return replay
-
-
-class TorchGraphChannelsLast(TorchGraph):
-    """A CUDA graph, with channels last in memory."""
-
-    memory_format = "channels_last"
-
-
-class TorchCompile(TorchOnGpuChannelsLast):
-    """torch.compile with all its tuning, which records graphs of its own."""
-
-    def transform(self, model):
-        import torch
-
-        return torch.compile(model, mode="max-autotune", dynamic=False)
-
-
-PEERS: dict[str, type[Peer]] = {
-    "tinycnn": OnGpu,
-    "tinycnn-no-graph": OnGpuWithoutGraph,
-    "torch": TorchOnGpu,
-    "torch-channels-last": TorchOnGpuChannelsLast,
-    "torch-graph": TorchGraph,
-    "torch-graph-channels-last": TorchGraphChannelsLast,
-    "torch-compile": TorchCompile,
-}
-
-
-def wait() -> None:
-    """Until the GPU has done all that it was asked to."""
-    import cupy
-
-    cupy.cuda.Device().synchronize()
 
 
 def prepared(peer: Peer, part: str, network: Network, data: Data) -> Service:
@@ -286,18 +66,6 @@ def prepared(peer: Peer, part: str, network: Network, data: Data) -> Service:
     else:
         service.predict = peer.prepare_inference(network, first, x[0])
     return service
-
-
-def first_that_can(peers: Sequence[type[Peer]], work: Callable[[Peer], Any]) -> tuple[type[Peer], Any]:
-    """The first of these classes whose peer can do it, and what it gave. Raises PeerFailedError."""
-    reasons = []
-    for kind in peers:
-        try:
-            return kind, work(kind(0))
-        except Exception as error:  # whatever a library throws
-            reasons.append(f"{kind.__name__}: {one_line(error)}")
-            say(f"  {reasons[-1]}")
-    raise PeerFailedError("; ".join(reasons))
 
 
 class Contender:
@@ -364,16 +132,6 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def seconds_of(call: Callable[[], Any], calls: int) -> float:
-    """The mean seconds of so many calls between two waits for the GPU."""
-    wait()
-    began = perf_counter()
-    for _ in range(calls):
-        call()
-    wait()
-    return (perf_counter() - began) / calls
-
-
 def race(part: str, batch: int, peers: Sequence[str], rounds: int) -> list[Row]:
     """One row for each peer; those that fail or are wrong say so in `problem`."""
     network = make("fish", batch=batch)
@@ -405,138 +163,6 @@ def timed(part: str, batch: int, options: argparse.Namespace) -> tuple[str, dict
     return report(f"{what}: fish, batch {batch}", rows, columns), {"rows": [row.to_json() for row in rows]}
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A launch of a kernel that can be done again, and the bytes of the arrays it was given."""
-
-    name: str
-    again: Callable[[], None]
-    bytes: int
-
-
-@contextlib.contextmanager
-def noted(kernels: Any) -> Iterator[list[Launch]]:
-    """A block in which kernels/cuda.py notes its launches, and the matrix products that it has a library make."""
-    found: list[Launch] = []
-    launch, dot, array = kernels._launch, kernels.cupy.dot, kernels.cupy.ndarray
-
-    def note(name: str, again: Callable[[], None], arguments: tuple[Any, ...]) -> None:
-        again()
-        found.append(Launch(name, again, sum(a.nbytes for a in arguments if isinstance(a, array))))
-
-    def note_launch(kernel: Any, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
-        if all(blocks):
-            note(kernel.name, partial(launch, kernel, blocks, threads, *arguments), arguments)
-
-    def note_dot(a: Any, b: Any, out: Any = None) -> None:
-        note("cupy.dot", partial(dot, a, b, out=out), (a, b, out))
-
-    kernels._launch, kernels.cupy.dot = note_launch, note_dot
-    try:
-        yield found
-    finally:
-        kernels._launch, kernels.cupy.dot = launch, dot
-
-
-class Clock:
-    """Times work by the GPU's own events, behind a long product: Python has asked for all of it before it begins."""
-
-    def __init__(self) -> None:
-        import cupy
-
-        self.cupy = cupy
-        self.a = cupy.asarray(generator(0, "benchmark matrix").random((SIDE, SIDE), np.float32))
-        self.b = cupy.empty_like(self.a)
-
-    def multiply(self) -> None:
-        self.cupy.dot(self.a, self.a, out=self.b)
-
-    def copy(self) -> None:
-        self.cupy.copyto(self.b, self.a)
-
-    def seconds(self, call: Callable[[], None], repeats: int = REPEATS) -> float:
-        """Of one call, from many in a row: the median of several tries."""
-        call()
-        found = []
-        for _ in range(TRIES):
-            start, stop = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-            self.multiply()
-            start.record()
-            for _ in range(repeats):
-                call()
-            stop.record()
-            stop.synchronize()
-            found.append(self.cupy.cuda.get_elapsed_time(start, stop) / 1e3 / repeats)
-        return median(found)
-
-    def peaks(self) -> tuple[float, float]:
-        """Floating-point operations per second of a float32 product, and bytes per second that a copy moves."""
-        return 2 * SIDE**3 / self.seconds(self.multiply, 3), 2 * self.a.nbytes / self.seconds(self.copy)
-
-
-def operations(network: Network) -> int:
-    """Floating-point operations of a training step: forward, and gradients of weights and inputs but the images."""
-    images = prod(network.weight_shapes()[0]) * prod(network.shapes()[1][:-1])  # of the first layer, forward
-    return 2 * network.batch * (3 * network.multiply_adds() - images)
-
-
-def profile(batch: int, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The table of the kernels of a step, and its figures."""
-    network = make("fish", batch=batch)
-    data = weights(network), *batches(network, 2)
-    training = OnGpuWithoutGraph(0).prepare_training(network, *data)
-    from tinycnn.kernels import cuda
-
-    for _ in range(WARM_UP):
-        training.step()
-    with noted(cuda) as launches:
-        training.step()
-    clock = Clock()
-    peak, bandwidth = clock.peaks()
-    rows: list[dict[str, Any]] = [
-        {"kernel": launch.name, "seconds": clock.seconds(launch.again), "bytes": launch.bytes,
-         "floor": launch.bytes / bandwidth}
-        for launch in launches
-    ]  # fmt: skip
-    way, step = first_that_can((OnGpu, OnGpuWithoutGraph), partial(step_seconds, network, data, options.rounds))
-    figures = {
-        "rows": rows, "peer": {kind: name for name, kind in PEERS.items()}[way], "seconds": step,
-        "peak": peak, "bandwidth": bandwidth,
-        "operations": operations(network), "arithmetic_floor": operations(network) / peak,
-        "memory_floor": sum(row["floor"] for row in rows),
-    }  # fmt: skip
-    return show(batch, figures), figures
-
-
-def step_seconds(network: Network, data: Data, rounds: int, peer: Peer) -> float:
-    """The median of a step's seconds in several blocks."""
-    training = peer.prepare_training(network, *data)
-    seconds_of(training.step, LEAST_STEPS)
-    calls = max(LEAST_STEPS, round(BLOCK_SECONDS / seconds_of(training.step, LEAST_STEPS)))
-    return median(seconds_of(training.step, calls) for _ in range(rounds))
-
-
-def show(batch: int, figures: dict[str, Any]) -> str:
-    """The kernels of a step as a table, and its floors below."""
-    step, rows = figures["seconds"], figures["rows"]
-    together = {name: sum(row[name] for row in rows) for name in ("seconds", "floor")}
-    lines = [
-        (row["kernel"], f"{row['seconds'] * 1e3:.4f}", f"{row['seconds'] / step:.1%}", f"{row['floor'] * 1e3:.4f}",
-         f"{row['floor'] / row['seconds']:.0%}")
-        for row in [*rows, {"kernel": "all kernels", **together}]
-    ]  # fmt: skip
-    arithmetic, memory = figures["arithmetic_floor"], figures["memory_floor"]
-    return "\n".join([
-        f"kernels of a training step: fish, batch {batch}",
-        table(("kernel", "ms", "of the step", "memory floor ms", "floor / time"), lines),
-        f"the step as {figures['peer']} does it: {step * 1e3:.4f} ms",
-        f"arithmetic floor: {arithmetic * 1e3:.4f} ms, {arithmetic / step:.1%} of the step"
-        f" ({figures['operations'] / 1e9:.2f} GFLOP at {figures['peak'] / 1e12:.1f} TFLOP/s)",
-        f"memory floor: {memory * 1e3:.4f} ms, {memory / step:.1%} of the step"
-        f" (a copy moves {figures['bandwidth'] / 1e12:.2f} TB/s)",
-    ])  # fmt: skip
-
-
 class Stopwatch(Callback):
     """The seconds of each epoch, until its loss is known."""
 
@@ -550,7 +176,7 @@ class Stopwatch(Callback):
         self.seconds.append(perf_counter() - self.began)
 
 
-def epochs(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+def epochs() -> tuple[str, dict[str, Any]]:
     """The line about whole epochs, and their figures."""
     from tinycnn.preprocessing.image import ImageDataGenerator
 
@@ -568,14 +194,15 @@ def epochs(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return text, {"images": IMAGES, "seconds": watch.seconds, "losses": history.history["loss"]}
 
 
-def jobs(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[..., tuple[str, dict[str, Any]]]]]:
+def jobs(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], tuple[str, dict[str, Any]]]]]:
     """What the options ask for, one after the other: its settings, and what measures it."""
     for part in options.only:
         if part == "epoch":
             yield {"part": part}, epochs
         else:
             for batch in INFERENCE_BATCHES if part == "inference" else options.batches:
-                work = partial(profile, batch) if part == "kernels" else partial(timed, part, batch)
+                rounds = options.rounds
+                work = partial(profile, batch, rounds) if part == "kernels" else partial(timed, part, batch, options)
                 yield {"part": part, "batch": batch}, work
 
 
@@ -649,7 +276,7 @@ def main() -> int:
             title = ", ".join(f"{name} {value}" for name, value in about.items())
             say(title)
             try:
-                text, figures = measure(options)
+                text, figures = measure()
             except Exception as error:  # the next part may well work
                 text, figures = f"{title}: not measured: {one_line(error)}", {"problem": one_line(error)}
             print(text, end="\n\n", flush=True)

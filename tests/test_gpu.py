@@ -22,7 +22,7 @@ from host_cupy import cache_of_kernels, kernels_on_host  # noqa: F401
 from networks import compiled, fish, photos, same_bits, using
 from test_cuda import fish_step
 
-from benchmarks import gpu, networks
+from benchmarks import gpu, gpu_kernels, networks, peer_gpu
 from benchmarks.worker import PeerFailedError
 from tinycnn import Tensor, backend
 from tinycnn.errors import BackendError
@@ -306,14 +306,14 @@ def test_the_benchmark_refuses_bad_arguments(arguments):
 def test_the_arithmetic_of_a_step_is_that_of_its_layers():
     """Products of the layers, forward and twice backward, but for the gradient of the images."""
     convolutions, dense = 62 * 62 * 27 * 32, 29 * 29 * 288 * 32 + 6272 * 128 + 128
-    assert gpu.operations(networks.fish(batch=32)) == 2 * 32 * (2 * convolutions + 3 * dense)
-    assert gpu.operations(networks.fish(batch=32)) == pytest.approx(2.06e9, rel=0.01)
+    assert gpu_kernels.operations(networks.fish(batch=32)) == 2 * 32 * (2 * convolutions + 3 * dense)
+    assert gpu_kernels.operations(networks.fish(batch=32)) == pytest.approx(2.06e9, rel=0.01)
 
 
 def test_noted_launches_are_those_of_the_step_and_can_be_done_again(cuda):
     cuda.cupy.launches.clear()
     launch = cuda._launch
-    with gpu.noted(cuda) as found:
+    with gpu_kernels.noted(cuda) as found:
         fish_step(cuda)
     assert cuda._launch is launch
     assert [each.name for each in found] == cuda.cupy.launches
@@ -339,20 +339,20 @@ def test_a_peer_that_hangs_or_fails_is_out_and_its_reason_is_kept():
 
 def test_the_first_peer_that_can_is_taken():
     def work(peer):
-        assert isinstance(peer, gpu.OnNumPy), "it cannot"
+        assert isinstance(peer, peer_gpu.OnNumPy), "it cannot"
         return 5
 
     with using("numpy"):
-        assert gpu.first_that_can((gpu.OnCpu, gpu.OnNumPy), work) == (gpu.OnNumPy, 5)
+        assert peer_gpu.first_that_can((peer_gpu.OnCpu, peer_gpu.OnNumPy), work) == (peer_gpu.OnNumPy, 5)
         with pytest.raises(PeerFailedError, match=r"^OnCpu: AssertionError: it cannot"):
-            gpu.first_that_can((gpu.OnCpu,), work)
+            peer_gpu.first_that_can((peer_gpu.OnCpu,), work)
 
 
 def test_the_table_of_kernels_holds_shares_and_floors():
     rows = [{"kernel": name, "seconds": 0.002, "bytes": 10**6, "floor": 0.001} for name in ("convolve", "dense")]
     figures = {"rows": rows, "seconds": 0.008, "peer": "tinycnn", "peak": 1e12, "bandwidth": 1e9,
                "operations": 2 * 10**9, "arithmetic_floor": 0.002, "memory_floor": 0.002}  # fmt: skip
-    told = gpu.show(32, figures).splitlines()
+    told = gpu_kernels.show(32, figures).splitlines()
     assert [line.split() for line in told[3:6]] == [
         ["convolve", "2.0000", "25.0%", "1.0000", "50%"],
         ["dense", "2.0000", "25.0%", "1.0000", "50%"],
