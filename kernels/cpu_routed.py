@@ -62,11 +62,8 @@ def weight_gradients_routed(
     _, h, width, c = x.shape
     shards, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
-    corner, bits, end = (
-        corners[worker],
-        alive[worker],
-        ends[worker],
-    )  # (CHUNK and some,), (F and some,), (H*W*C + LANES,)
+    # (CHUNK and some,), (F and some,), (H*W*C + LANES,)
+    corner, bits, end = corners[worker], alive[worker], ends[worker]
     shard = next_task(tasks)
     while shard < shards:
         gw, gb = gws[shard].reshape(-1), gbs[shard]
@@ -74,9 +71,8 @@ def weight_gradients_routed(
         gb[:] = 0
         for image in range(shard * n // shards, (shard + 1) * n // shards):
             image_x = x[image * h * width * c :]
-            if (
-                image_x.size < h * width * c + LANES
-            ):  # vectors reach beyond a window: there must be numbers, used or not
+            # Vectors reach beyond a window: there must be numbers, used or not.
+            if image_x.size < h * width * c + LANES:
                 for k in range(image_x.size):  # assigned as a slice it might raise, which takes two seconds to compile
                     end[k] = image_x[k]
                 image_x = end
