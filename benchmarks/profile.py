@@ -45,7 +45,9 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
             return float((arguments[5] >= 0).sum()) * arguments[8].shape[2]
         case "input_gradient_routed":  # winner, and weights (F, KH*LINE)
             return float((arguments[6] >= 0).sum()) * arguments[7].shape[1]
-        case "_dense" | "_dense_parts" | "_dense_weight_gradient" | "_dense_input_gradient":
+        case "_dense_parts":  # weights (INPUTS, UNITS), and a start for each sample
+            return shapes[1][0] * shapes[1][1] * shapes[3][0]
+        case "_dense_weight_gradient" | "_dense_input_gradient":
             return shapes[0][0] * shapes[0][1] * shapes[1][1]
     return 0
 

@@ -4,17 +4,14 @@ They have a kernel of their own because 32 samples are few rows for a library's,
 spin, which takes the cores from the kernels that follow. All arrays are float32.
 """
 
-import numpy as np
-
 from . import memory
 from .compiling import compiled
 from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn
-from .instructions import LANES
 from .products import COLUMNS, ROWS, STRIP, multiply, multiply_rows, starts_of
 from .threads import next_task, run, workers
-from .vectors import above_zero, load, spread, store, where
+from .vectors import fetch
 
-FEW = 64  # samples whose sums may lie in memory once for each part of the inputs
+SAMPLES = 72  # whose sums may lie in memory once for each part of the inputs: whole tiles of rows
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
 
@@ -23,45 +20,30 @@ def dense(x, w, b, relu: bool):
     """x @ w + b, then ReLU if wanted: (N, INPUTS), (INPUTS, UNITS), (UNITS,) -> (N, UNITS)."""
     x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
     (n, inputs), units = x.shape, w.shape[1]
-    y, work = memory.empty((n, units)), x.size * units
-    if n <= FEW:
-        parts = memory.empty((max(inputs // PART, 1), n, units))
-        run(_dense_parts, workers(4 * work if n < ROWS else work, len(parts)), x, w, parts, starts_of(n, inputs))
-        add_parts(parts, y, b, relu)
-    else:
-        blocks = -(-units // COLUMNS) * -(-n // ROWS)
-        run(_dense, workers(work, blocks), x, w, b, y, starts_of(n, inputs), relu)
+    y, starts = memory.empty((n, units)), starts_of(n, inputs)
+    blocks = max(-(-n // SAMPLES), 1)
+    size = max(-(-n // (blocks * ROWS)), 1) * ROWS  # of a block: whole tiles
+    for first in range(0, n, size):
+        rows = starts[first : first + size]
+        parts, work = memory.empty((max(inputs // PART, 1), len(rows), units)), len(rows) * inputs * units
+        run(_dense_parts, workers(4 * work if len(rows) < ROWS else work, len(parts)), x, w, parts, rows)
+        add_parts(parts, y[first : first + size], b, relu)
     return y
 
 
 @compiled
-def _dense(worker, tasks, x, w, b, y, starts, relu):
-    n, inputs = x.shape
-    units = w.shape[1]
-    x, w, y = x.reshape(-1), w.reshape(-1), y.reshape(-1)
-    row_blocks = (n + ROWS - 1) // ROWS
-    task = next_task(tasks)
-    while task < (units + COLUMNS - 1) // COLUMNS * row_blocks:
-        f, first = task // row_blocks * COLUMNS, task % row_blocks * ROWS
-        last = min(first + ROWS, n)
-        multiply(x, 0, starts[first:last], 0, 1, 1, inputs, w, f, units, y, first * units + f, False)
-        for r in range(first, last):
-            for k in range(f, min(f + COLUMNS, units), LANES):
-                value = load(y, r * units + k, units - k) + load(b, k, units - k)
-                value = where(above_zero(value), value, spread(np.float32(0))) if relu else value
-                store(y, r * units + k, value, units - k)
-        task = next_task(tasks)
-
-
-@compiled
 def _dense_parts(worker, tasks, x, w, parts, starts):
-    """parts[i] (N, UNITS) = the products of a part of the inputs: its weights are read once, for all samples."""
+    """parts[i] (N, UNITS) = the products of a part of the inputs: its weights are read once, for all samples.
+
+    `starts` says where each of the samples begins in x, which may have more of them.
+    """
     inputs, (number, n, units) = x.shape[1], parts.shape
     x, w = x.reshape(-1), w.reshape(-1)
     part = next_task(tasks)
     while part < number:
         first, last, y = part * inputs // number, (part + 1) * inputs // number, parts[part].reshape(-1)
         weights = w[first * units : last * units]
+        fetch(w, first * units, weights.size)
         if n < ROWS:  # a tile of many rows would be mostly empty
             for f in range(0, units, STRIP):
                 multiply_rows(x, first, starts, last - first, weights, f, units, y, f)
@@ -117,6 +99,7 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     task = next_task(tasks)
     while task * BLOCK < inputs:
         first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
+        fetch(w, first * units, (last - first) * units)
         for sample in range(0, n, COLUMNS):
             multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
         for sample in range(n):

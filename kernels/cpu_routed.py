@@ -12,7 +12,19 @@ from .blocks import WIDEST, add_block, block_shape, load_block, store_block
 from .compiling import compiled, inlined
 from .instructions import LANES
 from .threads import next_task
-from .vectors import above_zero, equal, load, lowest_bit, mask_bits, pick, spread, store, where, without_lowest_bit
+from .vectors import (
+    above_zero,
+    equal,
+    fetch,
+    load,
+    lowest_bit,
+    mask_bits,
+    pick,
+    spread,
+    store,
+    where,
+    without_lowest_bit,
+)
 
 CHUNK = 31  # pooled pixels looked at together, so that their part of the image stays in the first cache: a bit of an
 # int32 for each, but for the bit of its sign.
@@ -60,7 +72,7 @@ def weight_gradients_routed(
     """
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
-    shards, size = len(gws), gws.shape[2]
+    shards, size, reach = len(gws), gws.shape[2], at_tap[-1] + in_image[-1] + LANES
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
     # (CHUNK and some,), (F and some,), (H*W*C + LANES,)
     corner, bits, end = corners[worker], alive[worker], ends[worker]
@@ -85,6 +97,10 @@ def weight_gradients_routed(
                     won = winner[place + k * filters : place + (k + 1) * filters]
                     for f in range(filters):
                         bits[f] |= np.int32(won[f] >= 0) << np.int32(k)
+                # Windows are met in no order that a processor foresees: it is told what the next chunk will read.
+                fetch(image_x, corner[count - 1], corner[count - 1] - corner[0] + reach)
+                fetch(gy, place + count * filters, count * filters)
+                fetch(winner, place + count * filters, count * filters)
                 for p in range(len(shapes)):
                     for f in range(filters):
                         _add_windows(

@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 LANES = 16  # numbers in a vector
+LINE = 64  # bytes that a cache reads at once
 # AVX-512 has registers for whole vectors, and masks that cost nothing; elsewhere a masked store takes many cycles.
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 
@@ -66,6 +67,15 @@ def store(builder, value, place, lanes):
     name = f"llvm.masked.store.v{LANES}{'f32' if value.type.element == NUMBER else 'i8'}.p0"
     parameters = [value.type, place.type, INT32, MASK]
     _llvm(builder, name, ir.VoidType(), parameters, [value, place, ir.Constant(INT32, 1), lanes])
+
+
+def fetch(builder, place, size):
+    """Have so many bytes from a place on brought into the second cache."""
+    byte = ir.IntType(8).as_pointer()
+    start, how = builder.bitcast(place, byte), [ir.Constant(INT32, value) for value in (0, 2, 1)]  # read; second; data
+    with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), size, ir.Constant(INDEX, LINE)) as (offset, _):
+        line = builder.gep(start, [offset])
+        _llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, INT32, INT32, INT32], [line, *how])
 
 
 def by_count(builder, count, act):

@@ -170,6 +170,22 @@ def pick(typingctx, array, i):
     return array.dtype(array, types.intp), generate
 
 
+@intrinsic
+def fetch(typingctx, array, i, count):
+    """Ask for array[i : i + count] of a flat array to be brought into the second cache; nobody waits for it.
+
+    For what will be read here and there: the processor itself foresees only what is read in order.
+    """
+
+    def generate(context, builder, signature, arguments):
+        data, i, count = arguments
+        size = builder.mul(count, ir.Constant(INDEX, signature.args[0].dtype.bitwidth // 8))
+        instructions.fetch(builder, instructions.address(context, builder, signature.args[0], data, i, INDEX), size)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
 def _define(operation, instruction):
     @type_callable(operation)
     def type_of(context):

@@ -347,7 +347,7 @@ def _paths() -> list[Case]:
              "many units": ((40, 10), (10, 70), (70,)), "one unit": ((32, 150), (150, 1), (1,)),
              "inputs in parts": ((20, 777), (777, 33), (33,)),
              "a sample, many units": ((1, 20), (20, 150), (150,)),
-             "many samples": ((70, 20), (20, 33), (33,))}  # fmt: skip
+             "many samples": ((80, 20), (20, 33), (33,))}  # fmt: skip
     return [
         *(_convolution("ConvReLUMaxPool2D", *row) for row in pooled),
         *(_convolution(*row) for row in alone),

@@ -72,6 +72,10 @@ def store(array, i, x, count):
     array[_inside(array, i + np.arange(_count(count)))] = x.values[: _count(count)].astype(array.dtype)
 
 
+def fetch(array, i, count):
+    """Changes no number, and reads none: places beyond the array do no harm."""
+
+
 def pick(array, i):
     return array[_inside(array, i)]
 
@@ -242,6 +246,6 @@ EMULATED = {
     f.__name__: f
     for f in (
         spread, load, store, pick, block_shape, load_tile, store_tile, sandwich, load_block, add_block, store_block,
-        beats, equal, above_zero, where, mask_bits, lowest_bit, without_lowest_bit, _multiply_tile,
+        beats, equal, above_zero, where, mask_bits, lowest_bit, without_lowest_bit, fetch, _multiply_tile,
     )
 }  # fmt: skip

@@ -477,4 +477,4 @@ def test_kernels_are_compiled_at_their_own_level_and_the_setting_comes_back(monk
     compiling._at_level(compile_)()
     assert levels == [compiling.LEVEL, compiling.LEVEL, before]
     assert before == numba.config.OPT
-    assert cpu_dense._dense._compiler.compile.__name__ == "compile_at_level"
+    assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_at_level"
