@@ -27,7 +27,7 @@ class Graph:
     that was recorded lives as long as the graph where an op that is no kernel's has kept it.
     """
 
-    MOST = 2**21  # numbers of a batch: with more, kernels take long enough, and a graph keeps all their arrays
+    MOST = 2**23  # numbers of a batch: a graph keeps all arrays, about ten times as many numbers
 
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
         x, self._others = memory.ready(inputs[0]), [np.array(array) for array in inputs[1:]]
