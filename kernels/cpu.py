@@ -244,24 +244,38 @@ def _softmax_categorical_cross_entropy_backward(worker, tasks, gy, log_p, y, gz)
                 gz[row, k] = gy[0] * (np.exp(log_p[row, k]) * labels - y[row, k]) / n
 
 
+def _least(w):
+    """The size below which `_or_zero` takes a moving average for 0, small beside any step that matters.
+
+    Where a gradient has stopped, averages fade until no normal number is small enough. A processor may take a hundred
+    times as long for one that is not, and rounding keeps the last of them from ever becoming 0.
+    """
+    return w.dtype.type(1e6 * np.finfo(w.dtype).tiny)  # products with rates and shares are normal numbers, too
+
+
+@helper
+def _or_zero(x, least):
+    return least - least if abs(x) < least else x
+
+
 def adam_update(w, g, m, v, rate, beta_1: float, beta_2: float, epsilon: float) -> None:
     if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
-    factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon))
+    factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon, _least(w)))
     flat = (array.reshape(-1) for array in (w, g, m, v, np.asarray(rate, w.dtype)))
     run(_adam_update, workers(32 * w.size, -(-w.size // BLOCK)), *flat, *factors)  # a root and a division take long
 
 
 @compiled
-def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share_1, share_2, epsilon):
+def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share_1, share_2, epsilon, least):
     rate = rates[0]  # in an array, for each step has another
     start = next_task(tasks) * BLOCK
     while start < weights.size:
         part = slice(start, min(start + BLOCK, weights.size))
         w, g, m, v = weights[part], gradients[part], means[part], squares[part]
         for i in range(w.size):
-            m[i] += (g[i] - m[i]) * share_1
-            v[i] += (g[i] * g[i] - v[i]) * share_2
+            m[i] = _or_zero(m[i] + (g[i] - m[i]) * share_1, least)
+            v[i] = _or_zero(v[i] + (g[i] * g[i] - v[i]) * share_2, least)
             w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)
         start = next_task(tasks) * BLOCK
 
@@ -270,11 +284,11 @@ def sgd_update(w, g, velocity, rate, momentum: float, nesterov: bool) -> None:
     if not all(a.flags.c_contiguous for a in (w, velocity)):
         return reference.sgd_update(w, g, velocity, rate, momentum, nesterov)
     flat = (array.reshape(-1) for array in (w, g, velocity, np.asarray(rate, w.dtype)))
-    run(_sgd_update, workers(4 * w.size, -(-w.size // BLOCK)), *flat, w.dtype.type(momentum), nesterov)
+    run(_sgd_update, workers(4 * w.size, -(-w.size // BLOCK)), *flat, w.dtype.type(momentum), nesterov, _least(w))
 
 
 @compiled
-def _sgd_update(worker, tasks, weights, gradients, velocities, rates, momentum, nesterov):
+def _sgd_update(worker, tasks, weights, gradients, velocities, rates, momentum, nesterov, least):
     rate = -rates[0]
     start = next_task(tasks) * BLOCK
     while start < weights.size:
@@ -282,7 +296,7 @@ def _sgd_update(worker, tasks, weights, gradients, velocities, rates, momentum, 
         w, g, velocity = weights[part], gradients[part], velocities[part]
         for i in range(w.size):
             step = g[i] * rate
-            velocity[i] = velocity[i] * momentum + step
+            velocity[i] = _or_zero(velocity[i] * momentum + step, least)
             w[i] += momentum * velocity[i] + step if nesterov else velocity[i]
         start = next_task(tasks) * BLOCK
 

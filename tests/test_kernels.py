@@ -201,6 +201,24 @@ def test_steps_agree_between_backends(dtype, step):
         assert_near(a, b, 4 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_averages_of_gradients_that_have_stopped_become_zero(dtype, nesterov):
+    """Numbers below the normal ones would make each later step several times as long."""
+    tiny = float(np.finfo(dtype).tiny)
+    w, g = np.ones(40, dtype), np.zeros(40, dtype)
+    m, v, velocity = (np.full(40, 1e8 * tiny, dtype) for _ in range(3))
+    for array in (m, v, velocity):
+        array[7] = np.nan
+    for _ in range(100):
+        cpu.adam_update(w, g, m, v, 0.01, 0.9, 0.9, 1e-7)
+        cpu.sgd_update(w, g, velocity, 0.01, 0.9, nesterov)
+        assert all(((abs(array) >= tiny) | (array == 0) | np.isnan(array)).all() for array in (m, v, velocity))
+    for array in (w, m, v, velocity):
+        assert np.isnan(array[7])
+        assert (np.delete(array, 7) == (array is w)).all()
+
+
 @pytest.mark.parametrize("size", [0, 1, cpu.BLOCK, cpu.BLOCK + 1, 3 * cpu.BLOCK - 1])
 def test_every_weight_moves_once_whatever_their_number(size):
     rng = generator(0, "many weights")
