@@ -81,7 +81,7 @@ class Watch:
         """One kernel of a replay, with the arguments that it was noted with."""
         start = perf_counter()
         threads.run_program(program, batch)
-        self.note(noted[0], perf_counter() - start, noted[2])
+        self.note(noted.function, perf_counter() - start, noted.arguments)
 
     def note(self, kernel: Any, seconds: float, arguments: tuple[Any, ...]) -> None:
         """Add a call."""

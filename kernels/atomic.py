@@ -6,12 +6,14 @@ All threads see all of these in one order, and with each of them what was writte
 import os
 import platform
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .compiling import helper
 
+ALL = 2**40  # more tasks than any kernel has: products with sizes of blocks still fit in 64 bits
 _ORDER = "seq_cst"
 _PAUSES, _YIELDS = platform.machine().lower() in ("x86_64", "amd64"), hasattr(os, "sched_yield")
 _MOMENT = 20 if _PAUSES else 2  # nanoseconds, about, that a look takes with the moment after it
@@ -24,13 +26,20 @@ def _start(context, builder, signature, arguments):
     return context.make_array(signature.args[0])(context, builder, arguments[0]).data
 
 
+def tasks_of(first: int = 0, end: int = ALL) -> np.ndarray:
+    """What `next_task` counts with: the number of the next task, and where the tasks end that it may give."""
+    return np.array([first, end], np.int64)
+
+
 @intrinsic
 def next_task(typingctx, tasks):
-    """The number of the next task, which nobody else gets."""
+    """The number of the next task, which nobody else gets; beyond the end of those that may be taken, ALL."""
 
     def generate(context, builder, signature, arguments):
-        place = _start(context, builder, signature, arguments)
-        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), _ORDER)
+        place, word = _start(context, builder, signature, arguments), ir.IntType(64)
+        number = builder.atomic_rmw("add", place, ir.Constant(word, 1), _ORDER)
+        end = builder.load(builder.gep(place, [ir.Constant(word, 1)]))
+        return builder.select(builder.icmp_signed("<", number, end), number, ir.Constant(word, ALL))
 
     return types.int64(tasks), generate
 

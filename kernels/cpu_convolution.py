@@ -17,11 +17,10 @@ from .instructions import LANES
 from .products import COLUMNS, multiply, starts_in_grid
 from .recording import call
 from .shapes import Windows, windows
-from .threads import next_task, run, workers
+from .threads import next_task, parts, run_by_image, workers
 from .vectors import above_zero, beats, load, spread, store, where
 
 APART = 16  # numbers of int64 between what two threads write all the time: a cache line has one writer at a time
-SHARDS = 16  # parts of a batch whose weight gradients are summed one by one, in order: the same bits for any threads
 
 
 def conv_relu_max_pool2d(x, w, b, win: Windows, pool: Windows):
@@ -53,7 +52,7 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
     gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
     team = workers(g.size * win.taps * c, len(gws))
-    run(_weight_gradients, team, _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
+    run_by_image(_weight_gradients, team, n, len(gws), _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
     add_parts(gws, gw.reshape(-1, filters))
     sum_of_rows(gbs, gb)
     return _input_gradient(g, w, win) if input_needed else None, gw, gb
@@ -79,7 +78,10 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     team = workers(work, len(gbs))
     corners, alive = np.empty((team, CHUNK + APART), np.int64), np.empty((team, filters + 2 * APART), np.int32)
     ends = memory.empty((team, prod(padded.shape[1:]) + LANES))
-    run(weight_gradients_routed, team, *tables, at_tap, gy, winner, padded, ends, gws, gbs, corners, alive, *steps)
+    run_by_image(
+        weight_gradients_routed, team, n, len(gws), *tables, at_tap, gy, winner, padded, ends, gws, gbs, corners, alive,
+        *steps,
+    )  # fmt: skip
     add_parts(gws, sums)
     turn(sums, gw, win.kh, filters, length, spaced, compact)
     sum_of_rows(gbs, gb)
@@ -90,13 +92,15 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     turn(memory.ready(w), kernel, win.kh, length, filters, compact, spaced)
     gpadded, team = memory.empty(padded.shape), workers(work, n)
     winners = np.empty((team, pool.taps + APART, -(-filters // 64)), np.int64)
-    run(input_gradient_routed, team, *tables, remaining, at_tap, gy, winner, kernel, gpadded, winners, *steps)
+    run_by_image(
+        input_gradient_routed, team, n, n, *tables, remaining, at_tap, gy, winner, kernel, gpadded, winners, *steps
+    )
     return _cropped(gpadded, win), gw, gb
 
 
 def _shards(n, *shape):
     """Room for the sums over the parts of a batch."""
-    return memory.empty((min(n, SHARDS), *shape))
+    return memory.empty((parts(n), *shape))
 
 
 def _or_new(array, shape):
@@ -142,9 +146,9 @@ def _run_direct(x, w, b, win: Windows, oh, ow, pool, relu: bool, winners: bool):
     rows = memory.empty((team, ph * columns * filters))
     starts = starts_in_grid(ph, columns, win.sh * padded.shape[2] * c, win.sw * c)
     at_tap = starts_in_grid(ph, pw, columns * filters, filters)
-    run(
-        _direct, team, padded, memory.ready(w).reshape(-1), memory.ready(b), y, winner, rows, starts, at_tap, relu,
-        win.kh, win.kw * c, win.sh * psh, psw,
+    run_by_image(
+        _direct, team, n, n * oh, padded, memory.ready(w).reshape(-1), memory.ready(b), y, winner, rows, starts, at_tap,
+        relu, win.kh, win.kw * c, win.sh * psh, psw,
     )  # fmt: skip
     return y, winner
 

@@ -9,7 +9,7 @@ import numpy as np
 from . import memory
 from .compiling import compiled
 from .instructions import LANES
-from .threads import next_task, run, workers
+from .threads import next_task, run, run_by_image, workers
 from .vectors import above_zero, beats, load, spread, store, where
 
 BLOCK = 16 * 1024  # numbers of a task
@@ -98,8 +98,8 @@ def copy_images(source, corner: tuple[int, int], target, target_corner: tuple[in
         ((top * width + left) * c, height * width * c, width * c)  # its first number; numbers of an image, of a row
         for (height, width), (top, left) in ((size, corner), (target_size, target_corner))
     ]
-    run(
-        _copy_images, workers(4 * n * h * w * c, n), source.reshape(-1), target.reshape(-1), n, h, w * c,
+    run_by_image(
+        _copy_images, workers(16 * n * h * w * c, n), n, n, source.reshape(-1), target.reshape(-1), n, h, w * c,
         *places[0], *places[1],
     )  # fmt: skip
 

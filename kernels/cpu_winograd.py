@@ -13,7 +13,7 @@ from .compiling import compiled, helper
 from .instructions import LANES
 from .products import COLUMNS, ROWS, multiply, starts_of
 from .shapes import Windows
-from .threads import next_task, run, workers
+from .threads import next_task, run, run_by_image, workers
 from .vectors import above_zero, beats, load, spread, store, where
 
 B_T = (1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)
@@ -55,7 +55,10 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     blocks = -(-down * across // block)
     team = workers(n * down * across * COMPONENTS * c * filters, n * blocks)
     spaces = memory.empty((team, COMPONENTS * block * (c + filters)))
-    run(_winograd, team, x, kernel, memory.ready(b), y, winner, spaces, starts_of(block, c), down, across, pooled, relu)
+    run_by_image(
+        _winograd, team, n, n * blocks, x, kernel, memory.ready(b), y, winner, spaces, starts_of(block, c), down,
+        across, pooled, relu,
+    )  # fmt: skip
     return y, winner
 
 

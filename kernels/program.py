@@ -4,25 +4,31 @@ A small network's kernels take 5 to 100 microseconds each; handing one to anothe
 the caller opens a program on a *board* that idle threads look at. Whoever finds one there runs its steps, of which each
 is a kernel whose tasks all take one by one. Whoever comes late, or not at all, is not missed.
 
-Between two kernels everybody waits for the tasks that others still have: who enters a kernel adds 1 to the step's count
-of threads `inside`, and takes it off again when no task is left. The caller waits until it is 0: then all tasks are
-done, for one who enters now finds none. Then the caller says that the step is `over`, which the others wait for.
+Between two steps everybody waits for the tasks that others still have: who enters a step adds 1 to its count of threads
+`inside`, and takes it off again when no task is left. The caller waits until it is 0: then all tasks are done, for one
+who enters now finds none. Then the caller says that the step is `over`, which the others wait for.
+
+Kernels that work image by image need not wait for each other: several are one *stage*, whose tasks are parts of the
+batch, and who takes a part goes through all its kernels with it. Its images are still in the core's cache then.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from . import memory, native
-from .atomic import add, looks, read, wait, write
-from .compiling import compiled
+from .atomic import ALL, add, looks, next_task, read, tasks_of, wait, write
+from .compiling import compiled, helper
 
 LINE = 8  # words of a cache line: what threads change lies apart
-# Words of a step: number of the next task; threads in the kernel; whether it is over; whether it failed; then what
-# stays: the kernel's entry, how many threads may run it, and where the arguments of each lie (see native.py).
-TASK, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH, STEP = 0, LINE, 2 * LINE, 18, 24, 25, 26, 27, 4 * LINE
+# Words of a step: number of the next task, and where they end; threads in the kernel; whether it is over; whether it
+# failed; then what stays: the kernel's entry, how many threads may run it, and where the arguments of each lie (see
+# native.py). Of a stage, how many steps it has, with this one; of each, where its tasks for a part of the batch begin,
+# and where each thread has what it counts them with.
+TASK, END, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH = 0, 1, LINE, 2 * LINE, 18, 24, 25, 26, 27
+STAGE, FIRST, COUNTS, STEP = 28, 29, 30, 4 * LINE
 # Words of the board: the number of the open program, 0 for none; its steps' address and number, and how many threads
 # may join; and from THREADS on a line for each thread: whether it is in a program, and PRESENT words on, whether
 # it looks at the board at all.
@@ -32,7 +38,30 @@ FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not lef
 LEAVING = looks(10_000)  # at a thread that has nothing left to do
 PATIENCE = looks(1_000_000)  # at a step that others are busy with
 
-Kernel = tuple[Callable[..., None], int, tuple[Any, ...]]  # with the size of its team, and its arguments
+PARTS = 16  # of a batch, at least: the gradients of each are summed by itself, then in order
+FEW = 4  # images of a part of a large batch
+
+
+class Kernel(NamedTuple):
+    """A call of a kernel: by how many threads, with what, and of how many images its tasks are, if they are of some."""
+
+    function: Callable[..., None]
+    team: int
+    arguments: tuple[Any, ...]
+    images: int = 0
+    tasks: int = 0
+
+    def first_tasks(self) -> np.ndarray:
+        """For each part of the batch its first task, and at last the number of tasks."""
+        number = parts(self.images)
+        if self.tasks == number:  # one for each part
+            return np.arange(number + 1)
+        return np.arange(number + 1) * self.images // number * (self.tasks // self.images)
+
+
+def parts(images: int) -> int:
+    """In how many parts a batch of so many images is worked on, whatever the number of threads."""
+    return min(images, max(PARTS, -(-images // FEW)))
 
 
 class Program:
@@ -42,7 +71,7 @@ class Program:
     """
 
     def __init__(self, kernels: Sequence[Kernel], batch: np.ndarray) -> None:
-        self.team = min(max(team for _, team, _ in kernels), MOST)
+        self.team = min(max(kernel.team for kernel in kernels), MOST)
         self.shared, self.alone = Steps(kernels, batch, self.team), Steps(kernels, batch, 1)
 
 
@@ -54,24 +83,68 @@ class Steps:
         self.arrays: list[Any] = []  # keeps alive what has its address in the rows; not the batch
         rows: list[int] = []
         batches: list[int] = []
-        for step, (kernel, limit, arguments) in zip(self.steps, kernels, strict=True):
-            task = step[TASK : TASK + 1]
-            step[ENTRY], step[TEAM] = native.entry(kernel, (0, task, *arguments)), min(limit, team)
-            step[ROWS] = len(rows)
-            for worker in range(step[TEAM]):
-                for argument in (worker, task, *arguments):
-                    if is_in(argument, batch):
-                        batches.append(len(rows) + native.ADDRESS)
-                    rows += native.words(argument)
-            step[LENGTH] = (len(rows) - step[ROWS]) // step[TEAM] * native.WORD
-            self.arrays += [argument for argument in arguments if not is_in(argument, batch)]
+        steps = iter(self.steps)
+        for stage in stages(kernels, team):
+            for place, kernel in enumerate(stage):
+                step, limit = next(steps), min(kernel.team, team)
+                step[END], tasks = ALL, [step[TASK : END + 1]] * limit
+                if len(stage) > 1:
+                    first, lines = kernel.first_tasks(), memory.zeros((limit, LINE), np.int64)
+                    step[FIRST], step[COUNTS] = first.ctypes.data, lines.ctypes.data
+                    step[END], tasks = parts(kernel.images), [line[: END + 1] for line in lines]
+                    self.arrays += [first, lines]
+                step[ENTRY] = native.entry(kernel.function, (0, tasks[0], *kernel.arguments))
+                step[TEAM], step[ROWS], step[STAGE] = limit, len(rows), len(stage) - place
+                for worker in range(limit):
+                    for argument in (worker, tasks[worker], *kernel.arguments):
+                        if is_in(argument, batch):
+                            batches.append(len(rows) + native.ADDRESS)
+                        rows += native.words(argument)
+                step[LENGTH] = (len(rows) - step[ROWS]) // limit * native.WORD
+                self.arrays += [argument for argument in kernel.arguments if not is_in(argument, batch)]
         self.numbers = self.steps, np.array(rows, np.int64), np.array(batches, np.int64)
         self.steps[:, ROWS] = self.numbers[1].ctypes.data + self.steps[:, ROWS] * native.WORD
 
 
+def stages(kernels: Sequence[Kernel], team: int) -> list[list[Kernel]]:
+    """The kernels in an order of the same effect, in stages: several that work image by image, or a single one.
+
+    Others that stand between them are done before the stage or after it, where they have no array in common with those
+    that they change places with.
+    """
+    found: list[list[Kernel]] = []
+    before: list[Kernel] = []
+    by_image: list[Kernel] = []
+    after: list[Kernel] = []
+    for kernel in kernels:
+        fits = kernel.team >= team and parts(kernel.images) >= 2 * team
+        fits &= not by_image or kernel.images == by_image[0].images
+        late = _meets(kernel, after)
+        if fits and not late:
+            by_image.append(kernel)
+        elif fits:
+            found += [*([each] for each in before), by_image, *([each] for each in after)]
+            before, by_image, after = [], [kernel], []
+        else:
+            (after if late or _meets(kernel, by_image) else before).append(kernel)
+    return [*found, *([each] for each in before), *([by_image] if by_image else []), *([each] for each in after)]
+
+
+def _meets(kernel: Kernel, others: Sequence[Kernel]) -> bool:
+    """Whether a kernel has an array in common with one of the others, or a part of one."""
+    mine = _bounds(kernel)
+    return any(a < end and start < b for other in others for start, end in _bounds(other) for a, b in mine)
+
+
+def _bounds(kernel: Kernel) -> list[tuple[int, int]]:
+    """Where the arrays of a kernel begin and end in memory."""
+    arrays = (a for a in kernel.arguments if isinstance(a, np.ndarray) and a.size)
+    return [np.lib.array_utils.byte_bounds(array) for array in arrays]
+
+
 def can_join(kernel: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
     """Whether a call that was made can be a part of a program."""
-    return native.works() and native.entry(kernel, (0, np.zeros(1, np.int64), *arguments)) != 0
+    return native.works() and native.entry(kernel, (0, tasks_of(), *arguments)) != 0
 
 
 def new_board() -> np.ndarray:
@@ -92,7 +165,8 @@ def conduct(board, number, team, steps, rows, batches, batch):
             return OCCUPIED
     for place in batches:
         rows[place] = batch.ctypes.data
-    steps[:, :ENTRY] = 0
+    for step in steps:
+        step[TASK] = step[INSIDE] = step[OVER] = step[FAILED] = 0
     if team > 1:
         board[PLACE], board[COUNT], board[MAY_JOIN] = steps.ctypes.data, len(steps), team
         write(board[OPEN:], number)
@@ -129,11 +203,17 @@ def join(worker, board, seen):
 @compiled
 def _walk(worker, steps):
     """Do a worker's part of all steps: the caller is worker 0."""
-    for step in steps:
+    at = 0
+    while at < len(steps):
+        step = steps[at]
         inside, over = step[INSIDE:], step[OVER:]
         if worker < step[TEAM] and read(over) == 0:
             add(inside, 1)
-            if native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH]) != 0:
+            if step[STAGE] > 1:
+                failed = _stage(worker, steps[at : at + step[STAGE]])
+            else:
+                failed = native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH])
+            if failed != 0:
                 write(step[FAILED:], 1)
             add(inside, -1)
         if worker == 0:
@@ -148,3 +228,18 @@ def _walk(worker, steps):
                 return
             wait(look)
             look += 1
+        at += step[STAGE]
+
+
+@helper
+def _stage(worker, steps):
+    """Take parts of the batch, and go through all these steps with each."""
+    failed, part = 0, next_task(steps[0])
+    while part < steps[0, END]:
+        for step in steps:
+            first = numba.carray(native.as_pointer(step[FIRST] + part * native.WORD), 2)
+            tasks = numba.carray(native.as_pointer(step[COUNTS] + worker * LINE * native.WORD), 2)
+            tasks[0], tasks[1] = first[0], first[1]
+            failed |= native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH])
+        part = next_task(steps[0])
+    return failed

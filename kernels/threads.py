@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from . import native, program
-from .atomic import looks, next_task, read, wait, write  # noqa: F401 - kernels take all that they share from here
+from .atomic import ALL, looks, next_task, read, tasks_of, wait, write  # noqa: F401 - kernels find next_task here
 from .compiling import compiled
-from .program import Kernel, Program
+from .program import Kernel, Program, parts  # noqa: F401 - of a batch, for those that sum gradients up
 from .recording import Call, call, is_recording
 
 GRAIN = 4_000_000  # multiply-adds, about 80 microseconds: calling another thread for less brings nothing
@@ -32,7 +32,8 @@ LOOKS = looks(200_000)  # at what another thread does before going to sleep: wak
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _own = threading.local()
 _helpers: list[SimpleQueue] = []
-_state = np.zeros(2, np.int64)  # number of the kernel that several threads run, and of its next task: helpers watch it
+# Number of the kernel that several threads run, and of its next task, which helpers watch; then where its tasks end.
+_state = np.array([0, 0, ALL], np.int64)
 _board = program.new_board()
 _runs = 0  # of programs: each has a number of its own
 _held: list[Program] = []  # those that a helper may be in, with their arrays
@@ -74,15 +75,28 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
     call(_run, kernel, team, *arguments)
 
 
+def run_by_image(kernel: Callable[..., None], team: int, images: int, tasks: int, *arguments: Any) -> None:
+    """The same for a kernel with as many tasks for each image, in their order, or one for each of `parts(images)`.
+
+    All that such a task writes belongs to its images. Of what others like it write, it reads what belongs to them: so
+    in a program a few images may go through several such kernels while they are in a core's cache.
+    """
+    call(_run_by_image, kernel, team, images, tasks, *arguments)
+
+
+def _run_by_image(kernel: Callable[..., None], team: int, images: int, tasks: int, *arguments: Any) -> None:
+    _run(kernel, team, *arguments)
+
+
 def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
     if team == 1 or not _busy.acquire(blocking=False):
-        tasks = np.zeros(1, np.int64)
+        tasks = tasks_of()
         for worker in range(team):
             kernel(worker, tasks, *arguments)
         return
     try:
         _start_helpers(team)
-        _state[:] = _state[0] + 1, 0
+        _state[:2] = _state[0] + 1, 0
         jobs = [_Job(_state[0], kernel, worker, arguments) for worker in range(1, team)]
         try:
             for job, helper in zip(jobs, _helpers, strict=False):
@@ -110,8 +124,9 @@ def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
     found: list[Call] = []
     kernels: list[Kernel] = []
     for function, arguments in calls:
-        if function is _run and program.can_join(arguments[0], arguments[2:]):
-            kernels.append((arguments[0], arguments[1], arguments[2:]))
+        kernel = _kernel(function, arguments)
+        if kernel and program.can_join(kernel.function, kernel.arguments):
+            kernels.append(kernel)
             continue
         found += _one_program(kernels, batch)
         kernels = []
@@ -119,9 +134,17 @@ def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
     return found + _one_program(kernels, batch)
 
 
+def _kernel(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Kernel | None:
+    """The kernel that a noted call runs, if it runs one."""
+    if function is _run:
+        return Kernel(*arguments[:2], arguments[2:])
+    return Kernel(*arguments[:2], arguments[4:], *arguments[2:4]) if function is _run_by_image else None
+
+
 def kernels_of(calls: Sequence[Call]) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:
     """The kernels among these calls, with all their arguments; and those by which threads come together."""
-    found = [(arguments[0], (0, _state[1:], *arguments[2:])) for function, arguments in calls if function is _run]
+    made = (_kernel(*each) for each in calls)
+    found = [(kernel.function, (0, _state[1:], *kernel.arguments)) for kernel in made if kernel]
     number, steps = np.zeros(1, np.int64), np.zeros((1, program.STEP), np.int64)
     together = (_watch, (1, _state, 0, number, _board, LOOKS)), (_await, (number, LOOKS))
     batch = np.zeros(1, np.float32)

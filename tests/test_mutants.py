@@ -170,7 +170,7 @@ FUSED = [
     Mutant("bias forgotten after parts", "cpu_parts", "count if b.size else 0", "0", ("DenseBias: inputs in parts",)),
     Mutant("each part with the first weights", "cpu_dense", "w[first * units : last * units]", "w",
            ("DenseBias: inputs in parts",)),
-    Mutant("shards of several images", "cpu_convolution", "SHARDS = 16", "SHARDS = 4"),
+    Mutant("parts of several images", "cpu_convolution", "parts(n), *shape", "max(parts(n) - 1, 1), *shape"),
     Mutant("sign of the image's transform", "cpu_winograd", "(0, -1, 1, 0)", "(0, 1, -1, 0)",
            ("ConvBias: Winograd's smallest image",)),
     Mutant("sign of the weights' transform", "cpu_winograd", "(0.5, -0.5, 0.5)", "(0.5, 0.5, -0.5)",

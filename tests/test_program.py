@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from checks import ROOT
 from networks import fish, photos, same_bits, using
-from tinycnn.kernels import native, program, threads
+from tinycnn.kernels import atomic, native, program, threads
 
 from tinycnn import backend
 from tinycnn.layers import Conv2D, Dense, Flatten, MaxPooling2D
@@ -154,10 +154,10 @@ def _fail(worker, tasks, numbers):
 def program_of(kernels: list, batch: np.ndarray | None = None, of: program = program):
     """Kernels and their arguments as a program of two threads, after each has run once."""
     for kernel, arguments in kernels:
-        kernel(0, np.zeros(1, np.int64), *arguments)
+        kernel(0, atomic.tasks_of(), *arguments)
     assert all(of.can_join(kernel, arguments) for kernel, arguments in kernels)
     return of.Program(
-        [(kernel, 2, arguments) for kernel, arguments in kernels], np.empty(0) if batch is None else batch
+        [of.Kernel(kernel, 2, arguments) for kernel, arguments in kernels], np.empty(0) if batch is None else batch
     )
 
 
