@@ -17,6 +17,8 @@ import numba
 import numpy as np
 import pytest
 from checks import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import fish, photos, same_bits, using
 from tinycnn.kernels import atomic, native, program, threads
 
@@ -152,13 +154,12 @@ def _fail(worker, tasks, numbers):
 
 
 def program_of(kernels: list, batch: np.ndarray | None = None, of: program = program):
-    """Kernels and their arguments as a program of two threads, after each has run once."""
-    for kernel, arguments in kernels:
+    """Kernels, their arguments, and of how many images they have how many tasks, as a program of two threads."""
+    for kernel, arguments, *_ in kernels:
         kernel(0, atomic.tasks_of(), *arguments)
-    assert all(of.can_join(kernel, arguments) for kernel, arguments in kernels)
-    return of.Program(
-        [of.Kernel(kernel, 2, arguments) for kernel, arguments in kernels], np.empty(0) if batch is None else batch
-    )
+    assert all(of.can_join(kernel, arguments) for kernel, arguments, *_ in kernels)
+    made = [of.Kernel(kernel, 2, arguments, *images) for kernel, arguments, *images in kernels]
+    return of.Program(made, np.empty(0) if batch is None else batch)
 
 
 @contextmanager
@@ -216,7 +217,80 @@ def check_arguments(program=program, threads=threads) -> None:
     assert seen == {0, 1}
 
 
-CHECKS = {"order": check_order, "arguments": check_arguments}
+IMAGES, ROWS = 75, 3  # in 19 parts
+
+
+@numba.njit(nogil=True)
+def _halve(worker, tasks, x, y, workers):
+    task = threads.next_task(tasks)
+    while task < len(x):
+        y[task], workers[task] = x[task] / 2, worker
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _sum_part(worker, tasks, y, sums, workers):
+    task = threads.next_task(tasks)
+    while task < len(sums):
+        first, last = task * IMAGES // len(sums) * ROWS, (task + 1) * IMAGES // len(sums) * ROWS
+        sums[task], workers[task] = y[first:last].sum(), worker
+        task = threads.next_task(tasks)
+
+
+@numba.njit(nogil=True)
+def _add_up(worker, tasks, numbers, total):
+    if threads.next_task(tasks) == 0:
+        total[0] = numbers.sum()
+
+
+@numba.njit(nogil=True)
+def _hand_out(worker, tasks, total, y):
+    task = threads.next_task(tasks)
+    while task < len(y):
+        y[task] = total[0]
+        task = threads.next_task(tasks)
+
+
+def check_stages(program=program, threads=threads) -> None:
+    """Who takes a part of the batch goes through all kernels of a stage with it; kernels in between find all done."""
+    number = program.parts(IMAGES)
+    x, y, z, totals = np.zeros((4, IMAGES * ROWS))
+    sums, total, halves, early = np.zeros(number), np.zeros(1), np.zeros(number), np.zeros(1)
+    workers = [np.zeros(size, np.int64) for size in (IMAGES * ROWS, IMAGES * ROWS, number, number)]
+    kernels = [
+        (_halve, (x, y, workers[0]), IMAGES, IMAGES * ROWS),
+        (_add_up, (x[:0], early)),
+        (_sum_part, (y, sums, workers[2]), IMAGES, number),
+        (_add_up, (sums, total)),
+        (_halve, (y, z, workers[1]), IMAGES, IMAGES * ROWS),
+        (_sum_part, (z, halves, workers[3]), IMAGES, number),
+        (_hand_out, (total, totals), IMAGES, IMAGES * ROWS),
+        (_halve, (total, total, workers[0][:1])),
+    ]
+    made = program_of(kernels, of=program)
+    threads.run_program(made, np.empty(0))  # which starts a helper
+    first = [i * IMAGES // number for i in range(number)]
+    seen: set[int] = set()
+    runs, deadline = 0, time.monotonic() + 60
+    with apart():
+        while (runs < 100 or seen != {0, 1}) and time.monotonic() < deadline:
+            x[:], runs = np.random.default_rng(runs).integers(0, 1000, len(x)), runs + 1
+            for array in (y, z, totals, sums, halves, total, *workers):
+                array[:] = -1
+            threads.run_program(made, np.empty(0))
+            rows = np.add.reduceat(x.reshape(IMAGES, ROWS).sum(axis=1), first)
+            assert (sums.tolist(), halves.tolist()) == ((rows / 2).tolist(), (rows / 4).tolist())
+            assert total[0] == x.sum() / 4
+            assert (totals == x.sum() / 2).all()
+            by_part = np.repeat(workers[3], np.diff([*first, IMAGES]) * ROWS)
+            assert (by_part[1:] == workers[0][1:]).all()  # the first was written once more, by the last kernel
+            assert (by_part == workers[1]).all()
+            assert (workers[3] == workers[2]).all()
+            seen |= set(workers[3].tolist())
+    assert seen == {0, 1}
+
+
+CHECKS = {"order": check_order, "arguments": check_arguments, "stages": check_stages}
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
@@ -224,14 +298,48 @@ def test_kernels_keep_their_order_and_their_arguments(check):
     check()
 
 
+@given(st.integers(1, 400), st.integers(1, 5))
+def test_the_tasks_of_a_part_are_those_of_its_images(images, each):
+    number = program.parts(images)
+    assert min(images, program.PARTS) <= number <= images
+    by_image = program.Kernel(_halve, 1, (), images, images * each).first_tasks()
+    assert by_image.tolist() == [part * images // number * each for part in range(number + 1)]
+    if each == 1:
+        by_part = program.Kernel(_sum_part, 1, (), images, number).first_tasks()
+        assert by_part.tolist() == (list(range(number + 1)))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 0, 20, 20, 33]), st.sets(st.integers(0, 5), min_size=1, max_size=3))))
+def test_kernels_with_a_common_array_keep_their_order(kinds):
+    arrays = np.zeros((6, 2))
+    kernels = [
+        program.Kernel(_halve, 2, (number, *(arrays[i] for i in chosen)), images, images)
+        for number, (images, chosen) in enumerate(kinds)
+    ]
+    stages = program.stages(kernels, 2)
+    assert sorted(kernel.arguments[0] for stage in stages for kernel in stage) == list(range(len(kernels)))
+    assert all(len(stage) == 1 or {k.images for k in stage} in ({20}, {33}) for stage in stages)
+    place = {kernel.arguments[0]: at for at, kernel in enumerate(k for stage in stages for k in stage)}
+    for later, (_, mine) in enumerate(kinds):
+        assert all(place[earlier] < place[later] for earlier in range(later) if mine & kinds[earlier][1])
+
+
 FAULTS = {
     "the caller does not wait for tasks in hand": ("order", "while read(inside) > 0:", "while False:"),
     "a helper does not wait for the caller": ("order", "while read(over) == 0:", "while False:"),
     "every worker takes the caller's arguments": (
-        "arguments", "step[ROWS] + worker * step[LENGTH]", "step[ROWS]",
+        "arguments", "failed = native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH])",
+        "failed = native.call_entry(step[ENTRY], step[ROWS])",
     ),
     "the first batch for ever": ("arguments", "rows[place] = batch.ctypes.data", "pass"),
-    "tasks counted on from the run before": ("order", "steps[:, :ENTRY] = 0", "steps[:, INSIDE:ENTRY] = 0"),
+    "tasks counted on from the run before": ("order", "step[TASK] = step[INSIDE]", "step[INSIDE]"),
+    "threads count parts' tasks with the same numbers": (
+        "stages", "step[COUNTS] + worker * LINE * native.WORD", "step[COUNTS]",
+    ),
+    "the first part for ever": ("stages", "step[FIRST] + part * native.WORD", "step[FIRST]"),
+    "a kernel before what it needs": ("stages", "late or _meets(kernel, by_image)", "late"),
+    "a kernel of a stage before what it needs": ("stages", "late = _meets(kernel, after)", "late = False"),
+    "parts end where others do": ("stages", "* self.images // number * (", "* self.images * ("),
 }  # fmt: skip
 
 
