@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cold, common, compare, epochs, networks, peers, results, rounds, scaling, size
+from benchmarks import cold, common, compare, epochs, neighbour, networks, peers, results, rounds, scaling, size
 from benchmarks.results import Row
 from benchmarks.rounds import Setting
 from benchmarks.worker import PeerFailedError, Worker
@@ -403,6 +403,23 @@ def test_scaling_compares_each_line_with_the_one_before():
         ["32", "wrong"],
         ["64", "64.0", "1000.0", "0.50", "2.00"],
     ]
+
+
+def test_a_neighbours_cost_is_told_beside_a_fair_share():
+    found = dict(zip(neighbour.NEIGHBOURS, ([90, 100, 110], [60, 75, 76], [50, 50, 51]), strict=True))
+    told = [line.split()[-3:] for line in neighbour.tell(found, 2).splitlines()[2:]]
+    assert told[1:] == [["75.0", "0.75", "1.00"], ["50.0", "0.50", "0.67"]]
+    assert told[0][-1] == "100.0"
+
+
+@pytest.mark.skipif(len(common.usable_cores()) < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores")
+def test_neighbour_from_the_command_line(tmp_path):
+    arguments = ["--rounds", "1", "--seconds", "1", "--output", str(tmp_path / "out.json")]
+    done = command("benchmarks.neighbour", *arguments)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [row["beside"] for row in results] == [*neighbour.NEIGHBOURS]
+    assert all(len(row["steps_per_second"]) == 1 and row["steps_per_second"][0] > 0 for row in results)
 
 
 def test_scaling_from_the_command_line(tmp_path):
