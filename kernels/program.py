@@ -38,8 +38,7 @@ FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not lef
 LEAVING = looks(10_000)  # at a thread that has nothing left to do
 PATIENCE = looks(1_000_000)  # at a step that others are busy with
 
-PARTS = 16  # of a batch, at least: the gradients of each are summed by itself, then in order
-FEW = 4  # images of a part of a large batch
+PARTS = 16  # of a batch: the gradients of each are summed by itself, then in order
 
 
 class Kernel(NamedTuple):
@@ -61,7 +60,7 @@ class Kernel(NamedTuple):
 
 def parts(images: int) -> int:
     """In how many parts a batch of so many images is worked on, whatever the number of threads."""
-    return min(images, max(PARTS, -(-images // FEW)))
+    return min(images, PARTS)
 
 
 class Program:
