@@ -41,7 +41,7 @@ def multiply_adds(name: str, arguments: tuple[Any, ...]) -> float:
             return shapes[0][0] * arguments[-4] * arguments[-3] * shapes[1][0]
         case "_weight_gradients":  # g (N, OH, OW, F), taps (KH*KW*C,)
             return np.prod(shapes[1]) * shapes[0][0]
-        case "weight_gradients_routed":  # winner, and gws (SHARDS, F, KH*LINE)
+        case "weight_gradients_routed":  # winner, and gws (PARTS, F, KH*LINE)
             return float((arguments[5] >= 0).sum()) * arguments[8].shape[2]
         case "input_gradient_routed":  # winner, and weights (F, KH*LINE)
             return float((arguments[6] >= 0).sum()) * arguments[7].shape[1]

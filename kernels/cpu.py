@@ -245,7 +245,7 @@ def _softmax_categorical_cross_entropy_backward(worker, tasks, gy, log_p, y, gz)
 
 
 def _least(w):
-    """The size below which `_or_zero` takes a moving average for 0, small beside any step that matters.
+    """The size below which `_or_zero` takes a moving average for 0: 1e-32 in float32, which moves no weight.
 
     Where a gradient has stopped, averages fade until no normal number is small enough. A processor may take a hundred
     times as long for one that is not, and rounding keeps the last of them from ever becoming 0.
@@ -261,13 +261,16 @@ def _or_zero(x, least):
 def adam_update(w, g, m, v, rate, beta_1: float, beta_2: float, epsilon: float) -> None:
     if not all(a.flags.c_contiguous for a in (w, m, v)):  # a flat view of them would be a copy
         return reference.adam_update(w, g, m, v, rate, beta_1, beta_2, epsilon)
-    factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon, _least(w)))
+    least_square = min(_least(w), (1e-3 * epsilon) ** 2)  # its root is little beside epsilon, or never met
+    factors = (w.dtype.type(factor) for factor in (1 - beta_1, 1 - beta_2, epsilon, _least(w), least_square))
     flat = (array.reshape(-1) for array in (w, g, m, v, np.asarray(rate, w.dtype)))
     run(_adam_update, workers(32 * w.size, -(-w.size // BLOCK)), *flat, *factors)  # a root and a division take long
 
 
 @compiled
-def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share_1, share_2, epsilon, least):
+def _adam_update(
+    worker, tasks, weights, gradients, means, squares, rates, share_1, share_2, epsilon, least, least_square
+):
     rate = rates[0]  # in an array, for each step has another
     start = next_task(tasks) * BLOCK
     while start < weights.size:
@@ -275,7 +278,7 @@ def _adam_update(worker, tasks, weights, gradients, means, squares, rates, share
         w, g, m, v = weights[part], gradients[part], means[part], squares[part]
         for i in range(w.size):
             m[i] = _or_zero(m[i] + (g[i] - m[i]) * share_1, least)
-            v[i] = _or_zero(v[i] + (g[i] * g[i] - v[i]) * share_2, least)
+            v[i] = _or_zero(v[i] + (g[i] * g[i] - v[i]) * share_2, least_square)
             w[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)
         start = next_task(tasks) * BLOCK
 

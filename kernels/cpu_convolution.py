@@ -50,7 +50,7 @@ def conv2d_backward(gy, y, x, w, win: Windows, relu: bool, input_needed: bool, g
     filters, width, padded = w.shape[3], win.left + win.w + win.right, _padded(x, win)
     g = relu_gradient(gy, y, relu)
     gw, gb = _or_new(gw, w.shape), _or_new(gb, (filters,))
-    gws, gbs = _shards(n, win.taps * c, filters), _shards(n, filters)
+    gws, gbs = _parts(n, win.taps * c, filters), _parts(n, filters)
     team = workers(g.size * win.taps * c, len(gws))
     run_by_image(_weight_gradients, team, n, len(gws), _taps(win, width, c), g, padded, gws, gbs, win.sh, win.sw)
     add_parts(gws, gw.reshape(-1, filters))
@@ -74,13 +74,14 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     length, line = win.kw * c, whole_vectors(win.kw * c)
     compact, spaced = (length * filters, filters), (line, win.kh * line)  # from a row of the window, of a matrix, on
     steps = win.sh * pool.sh, win.sw * pool.sw, line
-    gws, gbs, sums = _shards(n, filters, win.kh * line), _shards(n, filters), memory.empty((filters, win.kh * line))
+    gws, gbs, sums = _parts(n, filters, win.kh * line), _parts(n, filters), memory.empty((filters, win.kh * line))
     team = workers(work, len(gbs))
     corners, alive = np.empty((team, CHUNK + APART), np.int64), np.empty((team, filters + 2 * APART), np.int32)
     ends = memory.empty((team, prod(padded.shape[1:]) + LANES))
+    reach = int(at_tap[-1]) + (win.kh - 1) * width * c + line
     run_by_image(
         weight_gradients_routed, team, n, len(gws), *tables, at_tap, gy, winner, padded, ends, gws, gbs, corners, alive,
-        *steps,
+        reach, *steps,
     )  # fmt: skip
     add_parts(gws, sums)
     turn(sums, gw, win.kh, filters, length, spaced, compact)
@@ -98,7 +99,7 @@ def conv_relu_max_pool2d_backward(gy, winner, x, w, win: Windows, pool: Windows,
     return _cropped(gpadded, win), gw, gb
 
 
-def _shards(n, *shape):
+def _parts(n, *shape):
     """Room for the sums over the parts of a batch."""
     return memory.empty((parts(n), *shape))
 
@@ -197,14 +198,14 @@ def _finish(value, tap, relu, y, winner, place, count):
 
 @compiled
 def _weight_gradients(worker, tasks, taps, g, x, gws, gbs, sh, sw):
-    """gws (SHARDS, KH*KW*C, F) and gbs (SHARDS, F) from the gradient of the convolution, (N, OH, OW, F)."""
+    """gws (PARTS, KH*KW*C, F) and gbs (PARTS, F) from the gradient of the convolution, (N, OH, OW, F)."""
     n, oh, ow, filters = g.shape
     _, h, width, c = x.shape
-    shards, x, flat = len(gws), x.reshape(-1), g.reshape(-1)
-    shard = next_task(tasks)
-    while shard < shards:
-        first, last = shard * n // shards, (shard + 1) * n // shards
-        gw, gb = gws[shard].reshape(-1), gbs[shard]
+    parts, x, flat = len(gws), x.reshape(-1), g.reshape(-1)
+    part = next_task(tasks)
+    while part < parts:
+        first, last = part * n // parts, (part + 1) * n // parts
+        gw, gb = gws[part].reshape(-1), gbs[part]
         for image in range(first, last):
             at, pixels = image * h * width * c, flat[image * oh * ow * filters : (image + 1) * oh * ow * filters]
             for f in range(0, filters, COLUMNS):
@@ -214,7 +215,7 @@ def _weight_gradients(worker, tasks, taps, g, x, gws, gbs, sh, sw):
                 for place in range(f, oh * ow * filters, filters):
                     total += load(pixels, place, count)
                 store(gb, f, total if image == first else total + load(gb, f, count), count)
-        shard = next_task(tasks)
+        part = next_task(tasks)
 
 
 def _input_gradient(g, w, win: Windows):

@@ -11,7 +11,9 @@ from .products import COLUMNS, ROWS, STRIP, multiply, multiply_rows, starts_of
 from .threads import next_task, run, workers
 from .vectors import fetch
 
-SAMPLES = 72  # whose sums may lie in memory once for each part of the inputs: whole tiles of rows
+SAMPLES = 72  # that the weights of a part of the inputs serve while they are in the cache: whole tiles of rows
+SUMS = 2**20  # numbers that lie in memory until the parts are added up
+FETCHED = 2**16  # numbers: half of a core's second cache, or less
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
 
@@ -20,37 +22,40 @@ def dense(x, w, b, relu: bool):
     """x @ w + b, then ReLU if wanted: (N, INPUTS), (INPUTS, UNITS), (UNITS,) -> (N, UNITS)."""
     x, w, b = memory.ready(x), memory.ready(w), memory.ready(b)
     (n, inputs), units = x.shape, w.shape[1]
-    y, starts = memory.empty((n, units)), starts_of(n, inputs)
+    y, starts, number = memory.empty((n, units)), starts_of(n, inputs), max(inputs // PART, 1)
     blocks = max(-(-n // SAMPLES), 1)
     size = max(-(-n // (blocks * ROWS)), 1) * ROWS  # of a block: whole tiles
-    for first in range(0, n, size):
-        rows = starts[first : first + size]
-        parts, work = memory.empty((max(inputs // PART, 1), len(rows), units)), len(rows) * inputs * units
-        run(_dense_parts, workers(4 * work if len(rows) < ROWS else work, len(parts)), x, w, parts, rows)
-        add_parts(parts, y[first : first + size], b, relu)
+    at_once = max(SUMS // max(number * units * size, 1), 1) * size
+    for first in range(0, n, at_once):
+        some = starts[first : first + at_once]
+        sums, work = memory.empty((number, len(some), units)), len(some) * inputs * units
+        team = workers(4 * work if len(some) < ROWS else work, number * -(-len(some) // size))
+        run(_dense_parts, team, x, w, sums, some, size)
+        add_parts(sums, y[first : first + at_once], b, relu)
     return y
 
 
 @compiled
-def _dense_parts(worker, tasks, x, w, parts, starts):
-    """parts[i] (N, UNITS) = the products of a part of the inputs: its weights are read once, for all samples.
+def _dense_parts(worker, tasks, x, w, sums, starts, size):
+    """sums[i] (N, UNITS) = the products of part i of the inputs, whose weights serve `size` samples from the cache.
 
-    `starts` says where each of the samples begins in x, which may have more of them.
+    `starts` says where each of the N samples begins in x, which may have more of them.
     """
-    inputs, (number, n, units) = x.shape[1], parts.shape
-    x, w = x.reshape(-1), w.reshape(-1)
-    part = next_task(tasks)
-    while part < number:
-        first, last, y = part * inputs // number, (part + 1) * inputs // number, parts[part].reshape(-1)
-        weights = w[first * units : last * units]
-        fetch(w, first * units, weights.size)
-        if n < ROWS:  # a tile of many rows would be mostly empty
+    inputs, (number, n, units) = x.shape[1], sums.shape
+    x, w, blocks = x.reshape(-1), w.reshape(-1), (n + size - 1) // size
+    task = next_task(tasks)
+    while task < number * blocks:
+        part, sample = task // blocks, task % blocks * size
+        first, last, y = part * inputs // number, (part + 1) * inputs // number, sums[part].reshape(-1)
+        weights, some = w[first * units : last * units], starts[sample : sample + size]
+        fetch(weights, 0, min(weights.size, FETCHED))
+        if len(some) < ROWS:  # a tile of many rows would be mostly empty
             for f in range(0, units, STRIP):
-                multiply_rows(x, first, starts, last - first, weights, f, units, y, f)
+                multiply_rows(x, first, some, last - first, weights, f, units, y, sample * units + f)
         else:
             for f in range(0, units, COLUMNS):
-                multiply(x[first:], 0, starts, 0, 1, 1, last - first, weights, f, units, y, f, False)
-        part = next_task(tasks)
+                multiply(x[first:], 0, some, 0, 1, 1, last - first, weights, f, units, y, sample * units + f, False)
+        task = next_task(tasks)
 
 
 def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None):
@@ -99,7 +104,7 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     task = next_task(tasks)
     while task * BLOCK < inputs:
         first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
-        fetch(w, first * units, (last - first) * units)
+        fetch(w, first * units, min((last - first) * units, FETCHED))
         for sample in range(0, n, COLUMNS):
             multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
         for sample in range(n):

@@ -22,16 +22,18 @@ class Graph:
     """What `work(x, *others)` asks of kernels, for a batch x; a call does the same for other inputs of these shapes.
 
     Making it does the work once for real, of which `result` is what it gave. `recorded` is False where not all of it
-    was noted, or where a call takes a part of the batch, whose place in another is not known: then there is nothing
-    to call. The others are copied to arrays of its own; the batch, which is large, is read where it lies, and the one
-    that was recorded lives as long as the graph where an op that is no kernel's has kept it.
+    was noted, as where its arrays are too large to be kept, or where a call takes a part of the batch, whose place in
+    another is not known: then there is nothing to call. The others are copied to arrays of its own; the batch, which is
+    large, is read where it lies, and the one that was recorded lives as long as the graph where an op that is no
+    kernel's has kept it.
     """
 
-    MOST = 2**23  # numbers of a batch: a graph keeps all arrays, about ten times as many numbers
+    MOST = 2**23  # numbers of a batch: with more, kernels take so long that nothing else counts
+    ROOM = 2**28  # bytes of the arrays that a graph may keep
 
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
         x, self._others = memory.ready(inputs[0]), [np.array(array) for array in inputs[1:]]
-        with recorded() as notes:
+        with recorded(self.ROOM) as notes:
             self.result = self._outputs = work(x, *self._others)
         arrays = [a for _, arguments in notes for a in arguments if isinstance(a, np.ndarray)]
         filled = any(np.may_share_memory(self.result, a) for a in arrays) and not is_in(self.result, x)

@@ -61,27 +61,28 @@ def whole_vectors(length: int) -> int:
 @compiled
 def weight_gradients_routed(
     worker, tasks, shapes, in_image, in_weights, at_tap, gy, winner, x, ends, gws, gbs, corners, alive,
-    row_step, column_step, line,
+    reach, row_step, column_step, line,
 ):  # fmt: skip
-    """gws (SHARDS, F, KH*LINE) and gbs (SHARDS, F): for each filter, the windows that won, times their gradients.
+    """gws (PARTS, F, KH*LINE) and gbs (PARTS, F): for each filter, the windows that won, times their gradients.
 
     `at_tap`: where each tap's window begins, counted from that of the pool's first tap. `row_step` and `column_step`
     are the pixels from one pool to the next. A window's line is rounded up to LINE numbers, whole vectors.
     For a chunk of pooled pixels `corners` says where the first window of each begins, and `alive` holds an int32 for
-    each filter, whose bit k says that ReLU let it through at pixel k. `ends`: room for a copy of an image.
+    each filter, whose bit k says that ReLU let it through at pixel k. `ends`: room for a copy of an image. A pool's
+    windows reach over `reach` numbers of the image.
     """
     n, oh, ow, filters = gy.shape
     _, h, width, c = x.shape
-    shards, size, reach = len(gws), gws.shape[2], at_tap[-1] + in_image[-1] + LANES
+    parts, size = len(gws), gws.shape[2]
     x, gy, winner = x.reshape(-1), gy.reshape(-1), winner.reshape(-1)
     # (CHUNK and some,), (F and some,), (H*W*C + LANES,)
     corner, bits, end = corners[worker], alive[worker], ends[worker]
-    shard = next_task(tasks)
-    while shard < shards:
-        gw, gb = gws[shard].reshape(-1), gbs[shard]
+    part = next_task(tasks)
+    while part < parts:
+        gw, gb = gws[part].reshape(-1), gbs[part]
         gw[:] = 0
         gb[:] = 0
-        for image in range(shard * n // shards, (shard + 1) * n // shards):
+        for image in range(part * n // parts, (part + 1) * n // parts):
             image_x = x[image * h * width * c :]
             # Vectors reach beyond a window: there must be numbers, used or not.
             if image_x.size < h * width * c + LANES:
@@ -113,7 +114,7 @@ def weight_gradients_routed(
                         passed = above_zero(load(winner, at, lanes) + spread(np.float32(1)))
                         total += where(passed, load(gy, at, lanes), spread(np.float32(0)))
                     store(gb, f, total, lanes)
-        shard = next_task(tasks)
+        part = next_task(tasks)
 
 
 @inlined

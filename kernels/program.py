@@ -12,7 +12,8 @@ Kernels that work image by image need not wait for each other: several are one *
 batch, and who takes a part goes through all its kernels with it. Its images are still in the core's cache then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numba
@@ -25,8 +26,9 @@ from .compiling import compiled, helper
 LINE = 8  # words of a cache line: what threads change lies apart
 # Words of a step: number of the next task, and where they end; threads in the kernel; whether it is over; whether it
 # failed; then what stays: the kernel's entry, how many threads may run it, and where the arguments of each lie (see
-# native.py). Of a stage, how many steps it has, with this one; of each, where its tasks for a part of the batch begin,
-# and where each thread has what it counts them with.
+# native.py). STAGE: how many steps of its stage are left, this one included. In a stage of several the first step's
+# tasks are parts of the batch. Of each FIRST is where a table lies: for each part the kernel's first task; and COUNTS
+# where a line for each worker lies, with the two numbers that `next_task` reads.
 TASK, END, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH = 0, 1, LINE, 2 * LINE, 18, 24, 25, 26, 27
 STAGE, FIRST, COUNTS, STEP = 28, 29, 30, 4 * LINE
 # Words of the board: the number of the open program, 0 for none; its steps' address and number, and how many threads
@@ -36,13 +38,18 @@ OPEN, PLACE, COUNT, MAY_JOIN, THREADS, PRESENT = 0, LINE, LINE + 1, LINE + 2, 2 
 MOST = 64  # threads
 FAULT, STAYED, OCCUPIED = 1, 2, 4  # bits: a kernel failed; a helper has not left; nor the one before, nothing was done
 LEAVING = looks(10_000)  # at a thread that has nothing left to do
-PATIENCE = looks(1_000_000)  # at a step that others are busy with
+PATIENCE = looks(100_000_000)  # at a step that others are busy with: who goes leaves them all that follows
 
-PARTS = 16  # of a batch: the gradients of each are summed by itself, then in order
+PARTS = 16  # of a batch, whose gradients are summed by themselves first, then in order
+FEW = 4  # images that fit in a core's cache, with what several kernels make of them
 
 
 class Kernel(NamedTuple):
-    """A call of a kernel: by how many threads, with what, and of how many images its tasks are, if they are of some."""
+    """A call of a kernel: by at most how many threads, and with what.
+
+    If its tasks are numbered image by image, of how many `images`, and how many `tasks` there are: equally many for
+    each image, or the i-th for the i-th of `parts(images)`.
+    """
 
     function: Callable[..., None]
     team: int
@@ -50,17 +57,23 @@ class Kernel(NamedTuple):
     images: int = 0
     tasks: int = 0
 
-    def first_tasks(self) -> np.ndarray:
-        """For each part of the batch its first task, and at last the number of tasks."""
-        number = parts(self.images)
-        if self.tasks == number:  # one for each part
+    def first_tasks(self, number: int) -> np.ndarray:
+        """For each of so many parts of the batch its first task, and at last the number of tasks."""
+        if self.tasks < self.images:  # one for each part
             return np.arange(number + 1)
         return np.arange(number + 1) * self.images // number * (self.tasks // self.images)
 
 
 def parts(images: int) -> int:
-    """In how many parts a batch of so many images is worked on, whatever the number of threads."""
+    """In how many parts gradients of weights are summed up, for any threads: i is images i * n // parts and on."""
     return min(images, PARTS)
+
+
+def parts_of(stage: Sequence[Kernel]) -> int:
+    """In how many parts the batch goes through a stage: those of the gradients, or so that each is a FEW images."""
+    images = stage[0].images
+    summed = any(kernel.tasks < images for kernel in stage)
+    return parts(images) if summed else max(parts(images), -(-images // FEW))
 
 
 class Program:
@@ -71,7 +84,8 @@ class Program:
 
     def __init__(self, kernels: Sequence[Kernel], batch: np.ndarray) -> None:
         self.team = min(max(kernel.team for kernel in kernels), MOST)
-        self.shared, self.alone = Steps(kernels, batch, self.team), Steps(kernels, batch, 1)
+        self.alone = Steps(kernels, batch, 1)
+        self.shared = Steps(kernels, batch, self.team) if self.team > 1 else self.alone
 
 
 class Steps:
@@ -86,11 +100,13 @@ class Steps:
         for stage in stages(kernels, team):
             for place, kernel in enumerate(stage):
                 step, limit = next(steps), min(kernel.team, team)
-                step[END], tasks = ALL, [step[TASK : END + 1]] * limit
-                if len(stage) > 1:
-                    first, lines = kernel.first_tasks(), memory.zeros((limit, LINE), np.int64)
+                if len(stage) == 1:
+                    step[END], tasks = ALL, [step[TASK : END + 1]] * limit
+                else:
+                    step[END] = parts_of(stage)
+                    first, lines = kernel.first_tasks(step[END]), memory.zeros((limit, LINE), np.int64)
                     step[FIRST], step[COUNTS] = first.ctypes.data, lines.ctypes.data
-                    step[END], tasks = parts(kernel.images), [line[: END + 1] for line in lines]
+                    tasks = [line[: END + 1] for line in lines]
                     self.arrays += [first, lines]
                 step[ENTRY] = native.entry(kernel.function, (0, tasks[0], *kernel.arguments))
                 step[TEAM], step[ROWS], step[STAGE] = limit, len(rows), len(stage) - place
@@ -108,29 +124,29 @@ class Steps:
 def stages(kernels: Sequence[Kernel], team: int) -> list[list[Kernel]]:
     """The kernels in an order of the same effect, in stages: several that work image by image, or a single one.
 
-    Others that stand between them are done before the stage or after it, where they have no array in common with those
-    that they change places with.
+    What stands between kernels of a stage is done before it, if it has no array in common with them or with what is
+    done after it; else after it. A kernel that needs one of these begins a new stage.
     """
     found: list[list[Kernel]] = []
-    before: list[Kernel] = []
-    by_image: list[Kernel] = []
-    after: list[Kernel] = []
+    before: list[list[Kernel]] = []
+    stage: list[Kernel] = []
+    after: list[list[Kernel]] = []
     for kernel in kernels:
         fits = kernel.team >= team and parts(kernel.images) >= 2 * team
-        fits &= not by_image or kernel.images == by_image[0].images
-        late = _meets(kernel, after)
-        if fits and not late:
-            by_image.append(kernel)
+        fits &= not stage or kernel.images == stage[0].images
+        must_follow = _meets(kernel, chain(*after))
+        if fits and not must_follow:
+            stage.append(kernel)
         elif fits:
-            found += [*([each] for each in before), by_image, *([each] for each in after)]
-            before, by_image, after = [], [kernel], []
+            found += [*before, stage, *after]
+            before, stage, after = [], [kernel], []
         else:
-            (after if late or _meets(kernel, by_image) else before).append(kernel)
-    return [*found, *([each] for each in before), *([by_image] if by_image else []), *([each] for each in after)]
+            (after if must_follow or _meets(kernel, stage) else before).append([kernel])
+    return [*found, *before, *([stage] if stage else []), *after]
 
 
-def _meets(kernel: Kernel, others: Sequence[Kernel]) -> bool:
-    """Whether a kernel has an array in common with one of the others, or a part of one."""
+def _meets(kernel: Kernel, others: Iterable[Kernel]) -> bool:
+    """Whether a kernel has an array in common with one of the others, or a part of one, be it only to read."""
     mine = _bounds(kernel)
     return any(a < end and start < b for other in others for start, end in _bounds(other) for a, b in mine)
 

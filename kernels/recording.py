@@ -9,21 +9,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _own = threading.local()
 
 
 class Notes(list[Call]):
-    """Calls in order; not `complete` if something was done between them that would have to be done again as well."""
+    """Calls in order; not `complete` if something was done between them that would have to be done again as well.
 
-    complete = True
+    Arrays of calls that are noted live on. With more than `most` bytes of them nothing is noted any more.
+    """
+
+    def __init__(self, most: float = float("inf")) -> None:
+        self.complete, self.left, self._known = True, most, set[int]()
+
+    def add(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Note a call, while there is room."""
+        for array in arguments:
+            while isinstance(getattr(array, "base", None), np.ndarray):
+                array = array.base
+            if isinstance(array, np.ndarray) and array.ctypes.data not in self._known:
+                self._known.add(array.ctypes.data)
+                self.left -= array.nbytes
+        if self.left < 0:
+            self.complete = False
+            self.clear()
+        else:
+            self.append((function, arguments))
 
 
 @contextmanager
-def recorded() -> Iterator[Notes]:
-    """A block whose calls, those of this thread, are in the list that it gives."""
-    before, _own.notes = getattr(_own, "notes", None), Notes()
+def recorded(most: float = float("inf")) -> Iterator[Notes]:
+    """A block whose calls, those of this thread, are in the list that it gives: see Notes."""
+    before, _own.notes = getattr(_own, "notes", None), Notes(most)
     try:
         yield _own.notes
     finally:
@@ -57,7 +77,7 @@ def note(function: Callable[..., Any], *arguments: Any) -> None:
     """Note a call of this function without making it: for one that was made in another way."""
     notes = getattr(_own, "notes", None)
     if notes is not None:
-        notes.append((function, arguments))
+        notes.add(function, arguments)
 
 
 def unnoted(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

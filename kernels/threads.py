@@ -76,10 +76,10 @@ def run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
 
 
 def run_by_image(kernel: Callable[..., None], team: int, images: int, tasks: int, *arguments: Any) -> None:
-    """The same for a kernel with as many tasks for each image, in their order, or one for each of `parts(images)`.
+    """The same for a kernel whose tasks are numbered image by image: see Kernel.
 
-    All that such a task writes belongs to its images. Of what others like it write, it reads what belongs to them: so
-    in a program a few images may go through several such kernels while they are in a core's cache.
+    All that such a task writes belongs to its images, and of what others like it write, its results depend on nothing
+    that belongs to other images. So in a program a few images may go through several such kernels at once.
     """
     call(_run_by_image, kernel, team, images, tasks, *arguments)
 
@@ -137,8 +137,12 @@ def joined(calls: Sequence[Call], batch: np.ndarray) -> list[Call]:
 def _kernel(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Kernel | None:
     """The kernel that a noted call runs, if it runs one."""
     if function is _run:
-        return Kernel(*arguments[:2], arguments[2:])
-    return Kernel(*arguments[:2], arguments[4:], *arguments[2:4]) if function is _run_by_image else None
+        kernel, team, *others = arguments
+        return Kernel(kernel, team, tuple(others))
+    if function is _run_by_image:
+        kernel, team, images, tasks, *others = arguments
+        return Kernel(kernel, team, tuple(others), images, tasks)
+    return None
 
 
 def kernels_of(calls: Sequence[Call]) -> list[tuple[Callable[..., None], tuple[Any, ...]]]:

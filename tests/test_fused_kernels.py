@@ -204,3 +204,12 @@ def test_gradients_land_in_the_buffers_that_are_given(op, shapes):
     for leaf, plain in zip(leaves, without, strict=True):
         assert leaf.grad_buffer is None or leaf.grad is leaf.grad_buffer
         np.testing.assert_array_equal(leaf.grad, plain.grad)
+
+
+@pytest.mark.parametrize("samples", [72, 73, 200])
+def test_sums_of_many_samples_need_little_memory(samples, monkeypatch):
+    """Not all at once: the sums of some blocks are added up before those of the next are formed."""
+    monkeypatch.setattr(cpu_dense, "SUMS", 2 * 3 * 20 * 40)
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((samples, 800), (800, 20), 20))
+    np.testing.assert_allclose(cpu_dense.dense(x, w, b, relu=False), x.astype(np.float64) @ w + b, atol=1e-3)

@@ -571,6 +571,22 @@ def test_large_batches_are_not_recorded(monkeypatch, played):
     assert not played
 
 
+@pytest.mark.parametrize("room", [100, 10_000])
+def test_what_would_keep_too_much_memory_is_not_recorded(room, monkeypatch, played):
+    steps = [photos(8, key=key) for key in range(5)]
+
+    def losses() -> list[float]:
+        model = compiled()
+        return [model.train_on_batch(x, y)[0] for x, y in steps]
+
+    wanted = losses()
+    assert played
+    played.clear()
+    monkeypatch.setattr(cpu_graph.Graph, "ROOM", room)
+    assert losses() == wanted
+    assert not played
+
+
 def test_what_takes_a_part_of_the_batch_is_not_replayed(planted, monkeypatch, played):
     """The part's place in another batch is not known."""
 

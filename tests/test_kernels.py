@@ -219,6 +219,16 @@ def test_averages_of_gradients_that_have_stopped_become_zero(dtype, nesterov):
         assert (np.delete(array, 7) == (array is w)).all()
 
 
+@pytest.mark.parametrize("epsilon", [1e-7, 1e-16, 1e-30])
+def test_small_gradients_move_weights_as_the_formula_says_whatever_epsilon(epsilon):
+    w, g, m, v = arrays = [np.full(20, value, np.float32) for value in (1, 1e-15, 0, 0)]
+    twins = [a.copy() for a in arrays]
+    for _ in range(5):
+        cpu.adam_update(w, g, m, v, 1e-3, 0.9, 0.999, epsilon)
+        reference.adam_update(*twins, 1e-3, 0.9, 0.999, epsilon)
+    np.testing.assert_allclose(w, twins[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [0, 1, cpu.BLOCK, cpu.BLOCK + 1, 3 * cpu.BLOCK - 1])
 def test_every_weight_moves_once_whatever_their_number(size):
     rng = generator(0, "many weights")

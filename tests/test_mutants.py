@@ -141,7 +141,7 @@ FUSED = [
            ("ConvBias: Winograd, the last tiles moved back",)),
     Mutant("a lane too few", "cpu_parts", "beats(least, total), least, total), count)",
            "beats(least, total), least, total), count - 1)", ("DenseBias: a tile",)),
-    Mutant("the first samples for all", "cpu_dense", "starts[first : first + size]", "starts[:size]",
+    Mutant("the first samples for all", "cpu_dense", "starts[sample : sample + size]", "starts[:size]",
            ("DenseBias: many samples",)),
     Mutant("last tile moved one row too far", "products", "rows - ROWS)", "rows - ROWS - 1)",
            ("ConvBias: the last tile moved back",)),

@@ -301,10 +301,10 @@ def test_kernels_keep_their_order_and_their_arguments(check):
 @given(st.integers(1, 400), st.integers(1, 5))
 def test_the_tasks_of_a_part_are_those_of_its_images(images, each):
     number = program.parts(images)
-    by_image = program.Kernel(_halve, 1, (), images, images * each).first_tasks()
+    by_image = program.Kernel(_halve, 1, (), images, images * each).first_tasks(number)
     assert by_image.tolist() == [part * images // number * each for part in range(number + 1)]
     if each == 1:
-        by_part = program.Kernel(_sum_part, 1, (), images, number).first_tasks()
+        by_part = program.Kernel(_sum_part, 1, (), images, number).first_tasks(number)
         assert by_part.tolist() == (list(range(number + 1)))
 
 
@@ -336,8 +336,10 @@ FAULTS = {
         "stages", "step[COUNTS] + worker * LINE * native.WORD", "step[COUNTS]",
     ),
     "the first part for ever": ("stages", "step[FIRST] + part * native.WORD", "step[FIRST]"),
-    "a kernel before what it needs": ("stages", "late or _meets(kernel, by_image)", "late"),
-    "a kernel of a stage before what it needs": ("stages", "late = _meets(kernel, after)", "late = False"),
+    "a kernel before what it needs": ("stages", "must_follow or _meets(kernel, stage)", "must_follow"),
+    "a kernel of a stage before what it needs": (
+        "stages", "must_follow = _meets(kernel, chain(*after))", "must_follow = False",
+    ),
     "parts end where others do": ("stages", "* self.images // number * (", "* self.images * ("),
 }  # fmt: skip
 
