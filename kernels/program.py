@@ -9,7 +9,7 @@ Between two steps everybody waits for the tasks that others still have: who ente
 who enters now finds none. Then the caller says that the step is `over`, which the others wait for.
 
 Kernels that work image by image need not wait for each other: several are one *stage*, whose tasks are parts of the
-batch, and who takes a part goes through all its kernels with it. Its images are still in the core's cache then.
+batch, and who takes a part goes through all its kernels with it. If it is small, it is still in the core's cache then.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -65,7 +65,7 @@ class Kernel(NamedTuple):
 
 
 def parts(images: int) -> int:
-    """In how many parts gradients of weights are summed up, for any threads: i is images i * n // parts and on."""
+    """In how many parts gradients of weights are summed up, for any threads; i begins at image i * images // parts."""
     return min(images, PARTS)
 
 
