@@ -48,11 +48,11 @@ def _dense_parts(worker, tasks, x, w, sums, starts, size):
         part, sample = task // blocks, task % blocks * size
         first, last, y = part * inputs // number, (part + 1) * inputs // number, sums[part].reshape(-1)
         weights, some = w[first * units : last * units], starts[sample : sample + size]
-        fetch(weights, 0, min(weights.size, FETCHED))
         if len(some) < ROWS:  # a tile of many rows would be mostly empty
             for f in range(0, units, STRIP):
                 multiply_rows(x, first, some, last - first, weights, f, units, y, sample * units + f)
         else:
+            fetch(weights, 0, min(weights.size, FETCHED))
             for f in range(0, units, COLUMNS):
                 multiply(x[first:], 0, some, 0, 1, 1, last - first, weights, f, units, y, sample * units + f, False)
         task = next_task(tasks)
