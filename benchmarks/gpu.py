@@ -201,9 +201,8 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable
             yield {"part": part}, epochs
         else:
             for batch in INFERENCE_BATCHES if part == "inference" else options.batches:
-                rounds = options.rounds
-                work = partial(profile, batch, rounds) if part == "kernels" else partial(timed, part, batch, options)
-                yield {"part": part, "batch": batch}, work
+                kernels, whole = partial(profile, batch, options.rounds), partial(timed, part, batch, options)
+                yield {"part": part, "batch": batch}, kernels if part == "kernels" else whole
 
 
 def free() -> None:

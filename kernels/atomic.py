@@ -26,9 +26,9 @@ def _start(context, builder, signature, arguments):
     return context.make_array(signature.args[0])(context, builder, arguments[0]).data
 
 
-def tasks_of(first: int = 0, end: int = ALL) -> np.ndarray:
-    """What `next_task` counts with: the number of the next task, and where the tasks end that it may give."""
-    return np.array([first, end], np.int64)
+def all_tasks() -> np.ndarray:
+    """What `next_task` counts with: the number of the next task, and where those end that it may give, here nowhere."""
+    return np.array([0, ALL], np.int64)
 
 
 @intrinsic

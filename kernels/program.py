@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from . import memory, native
-from .atomic import ALL, add, looks, next_task, read, tasks_of, wait, write
+from .atomic import ALL, add, all_tasks, looks, next_task, read, wait, write
 from .compiling import compiled, helper
 
 LINE = 8  # words of a cache line: what threads change lies apart
@@ -159,7 +159,7 @@ def _bounds(kernel: Kernel) -> list[tuple[int, int]]:
 
 def can_join(kernel: Callable[..., None], arguments: tuple[Any, ...]) -> bool:
     """Whether a call that was made can be a part of a program."""
-    return native.works() and native.entry(kernel, (0, tasks_of(), *arguments)) != 0
+    return native.works() and native.entry(kernel, (0, all_tasks(), *arguments)) != 0
 
 
 def new_board() -> np.ndarray:

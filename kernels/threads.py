@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import native, program
-from .atomic import ALL, looks, next_task, read, tasks_of, wait, write  # noqa: F401 - kernels find next_task here
+from .atomic import ALL, all_tasks, looks, next_task, read, wait, write  # noqa: F401 - kernels find next_task here
 from .compiling import compiled
 from .program import Kernel, Program, parts  # noqa: F401 - of a batch, for those that sum gradients up
 from .recording import Call, call, is_recording
@@ -90,7 +90,7 @@ def _run_by_image(kernel: Callable[..., None], team: int, images: int, tasks: in
 
 def _run(kernel: Callable[..., None], team: int, *arguments: Any) -> None:
     if team == 1 or not _busy.acquire(blocking=False):
-        tasks = tasks_of()
+        tasks = all_tasks()
         for worker in range(team):
             kernel(worker, tasks, *arguments)
         return

@@ -156,7 +156,7 @@ def _fail(worker, tasks, numbers):
 def program_of(kernels: list, batch: np.ndarray | None = None, of: program = program):
     """Kernels, their arguments, and of how many images they have how many tasks, as a program of two threads."""
     for kernel, arguments, *_ in kernels:
-        kernel(0, atomic.tasks_of(), *arguments)
+        kernel(0, atomic.all_tasks(), *arguments)
     assert all(of.can_join(kernel, arguments) for kernel, arguments, *_ in kernels)
     made = [of.Kernel(kernel, 2, arguments, *images) for kernel, arguments, *images in kernels]
     return of.Program(made, np.empty(0) if batch is None else batch)
@@ -290,7 +290,32 @@ def check_stages(program=program, threads=threads) -> None:
     assert seen == {0, 1}
 
 
-CHECKS = {"order": check_order, "arguments": check_arguments, "stages": check_stages}
+@numba.njit(nogil=True)
+def _one_long(worker, tasks, rounds, workers):
+    """Two tasks, of which the first takes some 20 milliseconds."""
+    task = threads.next_task(tasks)
+    while task < 2:
+        x = 1.0
+        for i in range(rounds if task == 0 else 1):
+            x += np.sqrt(x + i)
+        workers[task] = worker if x > 0 else -1
+        task = threads.next_task(tasks)
+
+
+def check_patience(program=program, threads=threads) -> None:
+    """A helper that has waited long for the caller's task takes part in what follows."""
+    first, second = np.zeros(2, np.int64), np.zeros(TASKS, np.int64)
+    made = program_of([(_one_long, (4_000_000, first)), (_note_worker, (second,))], of=program)
+    threads.run_program(made, np.empty(0))  # which starts a helper
+    stayed, deadline = False, time.monotonic() + 20
+    with apart():
+        while not stayed and time.monotonic() < deadline:
+            threads.run_program(made, np.empty(0))
+            stayed = first.tolist() == [0, 1] and set(second.tolist()) == {0, 1}
+    assert stayed
+
+
+CHECKS = {"order": check_order, "arguments": check_arguments, "stages": check_stages, "patience": check_patience}
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
@@ -305,7 +330,12 @@ def test_the_tasks_of_a_part_are_those_of_its_images(images, each):
     assert by_image.tolist() == [part * images // number * each for part in range(number + 1)]
     if each == 1:
         by_part = program.Kernel(_sum_part, 1, (), images, number).first_tasks(number)
-        assert by_part.tolist() == (list(range(number + 1)))
+        assert by_part.tolist() == list(range(number + 1))
+    whole, summed = program.Kernel(_halve, 1, (), images, images), program.Kernel(_sum_part, 1, (), images, number)
+    sizes = np.diff(whole.first_tasks(program.parts_of([whole])))
+    assert sizes.sum() == images
+    assert 1 <= sizes.min() <= sizes.max() <= program.FEW
+    assert images <= program.PARTS or program.parts_of([whole, summed]) == program.PARTS
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 0, 20, 20, 33]), st.sets(st.integers(0, 5), min_size=1, max_size=3))))
@@ -335,6 +365,7 @@ FAULTS = {
     "threads count parts' tasks with the same numbers": (
         "stages", "step[COUNTS] + worker * LINE * native.WORD", "step[COUNTS]",
     ),
+    "a helper leaves after a moment": ("patience", "PATIENCE = looks(100_000_000)", "PATIENCE = looks(1_000_000)"),
     "the first part for ever": ("stages", "step[FIRST] + part * native.WORD", "step[FIRST]"),
     "a kernel before what it needs": ("stages", "must_follow or _meets(kernel, stage)", "must_follow"),
     "a kernel of a stage before what it needs": (
