@@ -1,7 +1,7 @@
 """How fast is the cupy backend on this machine's GPU, beside PyTorch on the same one?
 
     python -m benchmarks.gpu                                      everything: about fifteen minutes
-    python -m benchmarks.gpu --only step --batches 32             one table; torch-compile alone takes a minute
+    python -m benchmarks.gpu --only step --batches 32             one table; torch-compile alone takes minutes
     python -m benchmarks.gpu --output benchmarks/results/NAME.json
 
 What it measures, with the fish network (--only):
@@ -52,7 +52,7 @@ from .worker import Service
 PARTS = ("step", "inference", "kernels", "epoch")
 BATCHES = (32, 256, 1024, 8192)
 INFERENCE_BATCHES = (1, 32, 256, 1024)
-START_SECONDS = 180  # a peer that needs longer to be ready, compiling included, is given up
+START_SECONDS = 180
 EPOCHS, IMAGES = 3, 8000
 DISTRIBUTIONS = ("cupy-cuda13x", "cupy-cuda12x", "cupy", "torch", "triton")
 
@@ -75,8 +75,17 @@ class Contender:
     call: Callable[[], Any]
     calls: int  # in a block
 
-    def __init__(self, name: str, part: str, network: Network, data: Data, wanted: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        part: str,
+        network: Network,
+        data: Data,
+        wanted: dict[str, Any],
+        patience: float = START_SECONDS,
+    ) -> None:
         self.row, self.part, self.network, self.data, self.wanted = Row(name), part, network, data, wanted
+        self.patience = patience
 
     def attempt(self, action: Callable[["Contender"], None]) -> None:
         """Do something with this peer unless it is out; if it fails, keep the reason."""
@@ -92,7 +101,7 @@ class Contender:
     def start(self) -> None:
         """Bring it onto the GPU, and see whether it gets the numbers right."""
         say(f"  {self.row.peer}: starting")
-        with limited(START_SECONDS):
+        with limited(self.patience):
             self.service = prepared(PEERS[self.row.peer](0), self.part, self.network, self.data)
             self.check()
         training, predict = self.service.training, self.service.predict
@@ -132,12 +141,12 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def race(part: str, batch: int, peers: Sequence[str], rounds: int) -> list[Row]:
+def race(part: str, batch: int, peers: Sequence[str], rounds: int, patience: float) -> list[Row]:
     """One row for each peer; those that fail or are wrong say so in `problem`."""
     network = make("fish", batch=batch)
     data = weights(network), *batches(network, 4 if part == "step" else 1)
     _, wanted = first_that_can((OnCpu, OnNumPy), lambda peer: prepared(peer, part, network, data).check())
-    contenders = [Contender(name, part, network, data, wanted) for name in peers]
+    contenders = [Contender(name, part, network, data, wanted, patience) for name in peers]
     for action in (Contender.start, Contender.find_block_size):
         for contender in contenders:
             contender.attempt(action)
@@ -153,7 +162,7 @@ def race(part: str, batch: int, peers: Sequence[str], rounds: int) -> list[Row]:
 def timed(part: str, batch: int, options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The table of a race, and its figures."""
     peers = [name for name in options.peers if part == "step" or name != "tinycnn-no-graph"]  # only steps have graphs
-    rows = race(part, batch, peers, options.rounds)
+    rows = race(part, batch, peers, options.rounds, options.patience)
     columns: dict[str, Cell] = {
         "ms": lambda row: milliseconds(row.seconds),
         "lowest": lambda row: milliseconds(min(row.rounds)),
@@ -255,6 +264,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--peers", type=listed(str, [*PEERS]), default=[*PEERS], metavar="NAME,...",
                    help=f"{', '.join(PEERS)} (default: all)")  # fmt: skip
     p.add_argument("--rounds", type=at_least(1), default=5, metavar="N", help="of each measurement (default: 5)")
+    p.add_argument("--patience", type=at_least(1), default=START_SECONDS, metavar="SECONDS",
+                   help=f"who needs longer to be ready is given up (default: {START_SECONDS})")  # fmt: skip
     p.add_argument("--output", type=output_file, metavar="FILE.json", help="keep everything measured, round by round")
     return p
 

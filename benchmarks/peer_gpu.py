@@ -209,10 +209,18 @@ class TorchGraphChannelsLast(TorchGraph):
 class TorchCompile(TorchOnGpuChannelsLast):
     """torch.compile with all its tuning, which records graphs of its own."""
 
+    mode: ClassVar[str] = "max-autotune"
+
     def transform(self, model):
         import torch
 
-        return torch.compile(model, mode="max-autotune", dynamic=False)
+        return torch.compile(model, mode=self.mode, dynamic=False)
+
+
+class TorchCompileReduceOverhead(TorchCompile):
+    """The same without the tuning: cuBLAS and cuDNN multiply, what lies between is compiled."""
+
+    mode = "reduce-overhead"
 
 
 PEERS: dict[str, type[Peer]] = {
@@ -223,6 +231,7 @@ PEERS: dict[str, type[Peer]] = {
     "torch-graph": TorchGraph,
     "torch-graph-channels-last": TorchGraphChannelsLast,
     "torch-compile": TorchCompile,
+    "torch-compile-reduce-overhead": TorchCompileReduceOverhead,
 }
 
 
