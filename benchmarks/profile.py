@@ -75,7 +75,7 @@ class Watch:
 
     def programs(self, kernels: Sequence[Kernel], batch: np.ndarray) -> list[Call]:
         """Each kernel as a program of its own."""
-        return [(self.replay, (Program([kernel], batch), batch, kernel)) for kernel in kernels]
+        return [(self.replay, (Program([kernel], batch), batch.reshape(-1), kernel)) for kernel in kernels]
 
     def replay(self, program: Program, batch: np.ndarray, noted: Kernel) -> None:
         """One kernel of a replay, with the arguments that it was noted with."""

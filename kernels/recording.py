@@ -13,7 +13,15 @@ import numpy as np
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
-_own = threading.local()
+
+class _Own(threading.local):
+    """What a thread notes down, and whether it makes the calls as well."""
+
+    notes: "Notes | None" = None
+    makes_calls = True
+
+
+_own = _Own()
 
 
 class Notes(list[Call]):
@@ -43,7 +51,7 @@ class Notes(list[Call]):
 @contextmanager
 def recorded(most: float = float("inf")) -> Iterator[Notes]:
     """A block whose calls, those of this thread, are in the list that it gives: see Notes."""
-    before, _own.notes = getattr(_own, "notes", None), Notes(most)
+    before, _own.notes = _own.notes, Notes(most)
     try:
         yield _own.notes
     finally:
@@ -63,26 +71,26 @@ def listed() -> Iterator[Notes]:
 
 def is_recording() -> bool:
     """Whether this thread's calls are made and noted down here."""
-    return getattr(_own, "notes", None) is not None and getattr(_own, "makes_calls", True)
+    return _own.notes is not None and _own.makes_calls
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:
     """function(*arguments), noted down. What is done to arrays in another way is not repeated."""
     note(function, *arguments)
-    if getattr(_own, "makes_calls", True):
+    if _own.makes_calls:
         function(*arguments)
 
 
 def note(function: Callable[..., Any], *arguments: Any) -> None:
     """Note a call of this function without making it: for one that was made in another way."""
-    notes = getattr(_own, "notes", None)
+    notes = _own.notes
     if notes is not None:
         notes.add(function, arguments)
 
 
 def unnoted(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """function(*arguments, **options), without a note of the calls that it makes."""
-    before, _own.notes = getattr(_own, "notes", None), None
+    before, _own.notes = _own.notes, None
     try:
         return function(*arguments, **options)
     finally:
@@ -91,6 +99,6 @@ def unnoted(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
 
 def cannot_repeat() -> None:
     """Say that something is done here that the notes do not tell of."""
-    notes = getattr(_own, "notes", None)
+    notes = _own.notes
     if notes is not None:
         notes.complete = False

@@ -30,7 +30,15 @@ FINE_GRAIN = 100_000  # the same where calls are noted, to be joined into a prog
 LOOKS = looks(200_000)  # at what another thread does before going to sleep: waking takes a quarter of that
 
 _limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_own = threading.local()
+
+
+class _Own(threading.local):
+    """Whether a thread's kernels run in it alone."""
+
+    alone = False
+
+
+_own = _Own()
 _helpers: list[SimpleQueue] = []
 # Number of the kernel that several threads run, and of its next task, which helpers watch; then where its tasks end.
 _state = np.array([0, 0, ALL], np.int64)
@@ -49,7 +57,7 @@ def set_threads(number: int) -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Inside this block, kernels called by this thread run in it alone."""
-    before, _own.alone = getattr(_own, "alone", False), True
+    before, _own.alone = _own.alone, True
     try:
         yield
     finally:
@@ -58,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 def usable_threads() -> int:
     """How many threads kernels called by this thread may use."""
-    return 1 if getattr(_own, "alone", False) else _limit
+    return 1 if _own.alone else _limit
 
 
 def workers(work: int, tasks: int) -> int:
@@ -156,25 +164,25 @@ def kernels_of(calls: Sequence[Call]) -> list[tuple[Callable[..., None], tuple[A
 
 
 def _one_program(kernels: list[Kernel], batch: np.ndarray) -> list[Call]:
-    return [(run_program, (Program(kernels, batch), batch))] if kernels else []
+    return [(run_program, (Program(kernels, batch), batch.reshape(-1)))] if kernels else []
 
 
 def run_program(made: Program, batch: np.ndarray) -> None:
-    """Run the kernels of a program for a batch: with helpers, unless these are taken or have not left another one."""
+    """Run the kernels of a program for a flat batch: with helpers, unless they are taken or have not left another."""
     global _runs
-    outcome, flat = program.OCCUPIED, batch.reshape(-1)
+    outcome = program.OCCUPIED
     if made.team > 1 and _busy.acquire(blocking=False):
         try:
             _wake(made.team)
             _runs += 1
             _held.append(made)  # before it runs: an interrupt may come right after
-            outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, flat)
+            outcome = program.conduct(_board, _runs, made.team, *made.shared.numbers, batch)
             if not outcome & (program.OCCUPIED | program.STAYED) and (len(_held) == 1 or not _anybody_inside()):
                 _held.clear()
         finally:
             _busy.release()
     if outcome == program.OCCUPIED:
-        outcome = program.conduct(_board, 0, 1, *made.alone.numbers, flat)
+        outcome = program.conduct(_board, 0, 1, *made.alone.numbers, batch)
     if outcome & program.FAULT:
         raise RuntimeError("a kernel failed")
 

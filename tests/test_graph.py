@@ -376,6 +376,10 @@ def test_a_model_that_does_not_repeat(played):
         assert not played
         other.train_on_batch(*photos(8, key=key))
     assert played
+    played.clear()
+    other.replay = False
+    other.train_on_batch(*photos(8))
+    assert not played
 
 
 class Clipped(Adam):

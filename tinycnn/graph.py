@@ -4,12 +4,14 @@ On a GPU a record is launched as one (kernels/cuda_graph.py), on a CPU kernels r
 """
 
 from collections.abc import Callable, Sequence
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 from .backend import Backend
 from .tensor import Tensor
 
+KIND = attrgetter("shape", "dtype")
+DATA, GRADIENT, WANTED = map(attrgetter, ("data", "grad_buffer", "requires_grad"))
 KEPT = 4  # graphs of one kind of work: each holds all the memory of its batch
 
 
@@ -19,38 +21,33 @@ class Graphs:
     The first batch of a kind is worked on as ever, the second is recorded as well, the others are worked on by
     repeating that; unless the work cannot be recorded, as on a GPU plain convolutions, whose matrix products are a
     library's. `state` is what the graphs were recorded for, and `tensors` what the work takes beside a batch: where
-    the state is another, or the tensors' arrays are, the graphs are of no use.
+    the state is another, or the tensors' arrays are, the graphs are of no use. Who `trains` has their gradients too.
     """
 
-    def __init__(self, home: Backend, tensors: Sequence[Tensor], state: Any) -> None:
+    def __init__(self, home: Backend, tensors: Sequence[Tensor], state: Any, trains: bool) -> None:
         self.home, self.tensors, self.state = home, tensors, state
-        self.places: list[Any] = []
-        self._seen: set[Any] = set()
-        self._graphs: dict[Any, Any] = {}  # those that no thread is using
-        self._used: set[Any] = set()  # the others
-        self._never: set[Any] = set()
+        self._parts = (DATA, GRADIENT, WANTED) if trains else (DATA,)
+        self._forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copy of a model records graphs of its own
 
     def hold(self, home: Backend, state: Any) -> bool:
         """Whether what the graphs were recorded for is still so."""
-        return (self.home, self.state) == (home, state)
+        return home is self.home and state == self.state
 
     def __call__(self, work: Callable[..., Any], *inputs: Any) -> Any:
         """work(*inputs), which takes arrays and gives one."""
-        key = self.home.threads(), *((x.shape, x.dtype) for x in inputs)
-        places = self._places()
-        if not (len(places) == len(self.places) and all(map(is_, places, self.places))):
-            self._graphs, self._seen, self._never, self.places = {}, set(), set(), places
-        unknown = key not in self._seen or key in self._never or inputs[0].size > self.home.graph.MOST
-        if unknown or key in self._used:
-            self._seen.add(key)
+        for part, places in self._places:
+            if not all(map(is_, map(part, self.tensors), places)):
+                self._forget()
+                break
+        key, graphs = (self.home.threads(), *map(KIND, inputs)), self._graphs
+        graph = graphs.pop(key, None)  # where the work fails, it is not put back
+        if graph is None and not self._may_record(key, inputs[0]):
             return work(*inputs)
-        graphs = self._graphs
         self._used.add(key)
         try:
-            graph = graphs.pop(key, None)  # where the work fails, it is not put back
             if graph is not None:
                 result = graph(*inputs).copy()  # the next call overwrites it
             else:
@@ -66,6 +63,15 @@ class Graphs:
             self._never.add(key)
         return result
 
-    def _places(self) -> list[Any]:
-        """Where tensors and their gradients lie, and which of these are wanted."""
-        return [part for x in self.tensors for part in (x.data, x.grad_buffer, x.requires_grad)]
+    def _may_record(self, key: Any, batch: Any) -> bool:
+        """Whether a batch like this one came before, can be recorded, and is not with another thread."""
+        known = key in self._seen and key not in self._never and key not in self._used
+        self._seen.add(key)
+        return known and batch.size <= self.home.graph.MOST
+
+    def _forget(self) -> None:
+        self._seen: set[Any] = set()
+        self._graphs: dict[Any, Any] = {}  # those that no thread is using
+        self._used: set[Any] = set()  # the others
+        self._never: set[Any] = set()
+        self._places = [(part, list(map(part, self.tensors))) for part in self._parts]  # last: other threads look

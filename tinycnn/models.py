@@ -27,6 +27,7 @@ from .tensor import Tensor, no_grad, watcher
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
+FLOAT = np.dtype(np.float32)
 MAX_LAYERS = 1000  # in a file, which so cannot keep its reader busy for long
 OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
@@ -166,7 +167,7 @@ class Sequential:
 
     def __call__(self, x: Any) -> Tensor:
         """The predictions for a batch, as a tensor that can be differentiated."""
-        value = x if isinstance(x, Tensor) else self._input(x)
+        value = x if isinstance(x, Tensor) else Tensor(self._input(x), backend=self.backend)
         return self._plan().predict(value)
 
     def _plan(self) -> Plan:
@@ -182,43 +183,54 @@ class Sequential:
 
     def _for_a_batch(self) -> AbstractContextManager[None]:
         """What the work on a batch stands in: where NumPy multiplies matrices, a number of threads that is known."""
-        if watcher() is not None or self._made_plan is None or self._made_plan.library_products:
+        if watcher() is not None or self._plan().library_products:
             return matrix_threads(self.backend or current())
         return nullcontext()
 
-    def _input(self, x: Any) -> Tensor:
+    def _input(self, x: Any) -> Any:
+        """A batch as an array that the ops take. Raises DataError, ShapeError."""
         home = self.backend or current()
-        x = x if home.holds(x) else np.asarray(x)
-        if x.ndim == 0 or x.dtype.kind not in "fiub":
-            raise DataError(f"x of type {x.dtype} holds no numbers")
-        if not self.built and self.layers:
+        if not (home.holds(x) and x.dtype is FLOAT and x.ndim):
+            x = x if home.holds(x) else np.asarray(x)
+            if x.ndim == 0 or x.dtype.kind not in "fiub":
+                raise DataError(f"x of type {x.dtype} and shape {x.shape} is no batch of numbers")
+            x = home.asarray(x.astype(FLOAT, copy=False))
+        if not self.built:
+            if not self.layers:
+                raise UsageError("the model has no layers; add some")
             self.build(x.shape[1:])
         if x.shape[1:] != self.input_shape:
             raise ShapeError(
                 f"x of shape {x.shape} does not fit the model; it must be (samples, {str(self.input_shape)[1:]}"
             )
-        return Tensor(x.astype(np.float32, copy=False), backend=self.backend)
+        return x
 
-    def _checked(self, x: Any, y: Any) -> tuple[Tensor, Any]:
+    def _checked(self, x: Any, y: Any) -> tuple[Any, Any]:
         """A batch and its labels as the ops take them. Raises DataError, ShapeError."""
         loss = self._compiled_loss()
         if y is None:
             raise DataError("no labels: the data must give (x, y)")
-        value = self._input(x)
-        if np.shape(y)[:1] != value.shape[:1]:
-            raise DataError(f"x has {len(value)} samples, y has shape {np.shape(y)}; there must be a label for each")
-        return value, value.backend.asarray(loss.labels(y, self._plan().outputs))
+        x = self._input(x)
+        if np.shape(y)[:1] != x.shape[:1]:
+            raise DataError(f"x has {len(x)} samples, y has shape {np.shape(y)}; there must be a label for each")
+        return x, (self.backend or current()).asarray(loss.labels(y, self._plan().outputs))
 
     def _step(self, x: Any, labels: Any) -> Any:
         """Forward, backward, and the weights moved: the figures from before."""
-        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
-        loss.backward()
-        self.optimizer.move(self.weights)
-        return self._figures(loss, labels, before)
+        with self._for_a_batch():
+            loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
+            loss.backward()
+            self.optimizer.move(self.weights)
+            return self._figures(loss, labels, before)
 
     def _test(self, x: Any, labels: Any) -> Any:
-        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
-        return self._figures(loss, labels, before)
+        with no_grad(), self._for_a_batch():
+            loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
+            return self._figures(loss, labels, before)
+
+    def _predict(self, x: Any) -> Any:
+        with no_grad(), self._for_a_batch():
+            return self(x if isinstance(x, Tensor) else Tensor(x, backend=self.backend)).data
 
     def _figures(self, loss: Tensor, labels: Any, before: Tensor) -> Any:
         """Loss and metrics (1 + METRICS,), from labels as the loss wants them and from what leads to predictions."""
@@ -237,53 +249,50 @@ class Sequential:
         return self._numbers(self._train_on_batch(x, y))
 
     def _train_on_batch(self, x: Any, y: Any) -> Any:
-        with self._for_a_batch():
-            value, labels = self._checked(x, y)
-            optimizer = self.optimizer
-            optimizer.begin(self.weights)  # its part of a step that is another one each time
-            try:
-                config = optimizer.get_config() | {"learning_rate": None}  # which may change: `begin` tells it
-                figures = self._worked("train", self._step, (optimizer, config), value.data, labels)
-            except BaseException:
-                optimizer.iterations -= 1
-                raise
-            for weight in self.weights:
-                weight.grad = weight.grad_buffer if weight.requires_grad else weight.grad  # a graph does not say so
-            return figures
+        x, labels = self._checked(x, y)
+        optimizer = self.optimizer
+        optimizer.begin(self.weights)  # its part of a step that is another one each time
+        try:
+            config = optimizer.get_config() | {"learning_rate": None}  # which may change: `begin` tells it
+            figures = self._worked("train", self._step, (optimizer, config, tuple(self.metrics)), x, labels)
+        except BaseException:
+            optimizer.iterations -= 1
+            raise
+        for weight in self.weights:
+            weight.grad = weight.grad_buffer if weight.requires_grad else weight.grad  # a graph does not say so
+        return figures
 
     def test_on_batch(self, x: Any, y: Any) -> list[float]:
         """[loss, metrics...] of one batch."""
         return self._numbers(self._test_on_batch(x, y))
 
     def _test_on_batch(self, x: Any, y: Any) -> Any:
-        with no_grad(), self._for_a_batch():
-            value, labels = self._checked(x, y)
-            return self._worked("test", self._test, None, value.data, labels)
+        return self._worked("test", self._test, tuple(self.metrics), *self._checked(x, y))
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
-        with no_grad(), self._for_a_batch():
-            value = x if isinstance(x, Tensor) else self._input(x)
-            predictions = self._worked("predict", partial(self._predict, value.backend), value.backend, value.data)
-            return value.backend.to_numpy(predictions).copy()
-
-    def _predict(self, home: Backend, x: Any) -> Any:
-        return self(Tensor(x, backend=home)).data
+        if isinstance(x, Tensor):  # of any backend, with numbers of any type
+            return x.backend.to_numpy(self._predict(x)).copy()
+        predictions = self._worked("predict", self._predict, None, self._input(x))
+        return (self.backend or current()).to_numpy(predictions).copy()
 
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
-        """work(*inputs), from a graph of it where one was recorded for this state of things."""
-        home = self.backend or current()
+        """work(*inputs), from a graph of it where one was recorded for this state of things.
+
+        Kernels leave little of the processor's caches to what comes between them: all that is looked at here counts.
+        """
         if watcher() is not None:
             return work(*inputs)
-        plan = self._plan()
+        home, plan, graphs = self.backend or current(), self._plan(), self._graphs.get(name)
+        state = plan, state
+        if graphs is not None and self.replay and graphs.hold(home, state):
+            return graphs(work, *inputs)
         ours = type(self).__call__ is Sequential.__call__ and (name != "train" or self.optimizer.is_ours())
         if ours:  # else it may count how often it is asked
             plan.prepare(name, home, partial(work, *inputs))
         if not (self.replay and home.graph):
             return work(*inputs)
-        state, graphs = (plan, tuple(self.metrics), state), self._graphs.get(name)
-        if graphs is None or not graphs.hold(home, state):
-            graphs = self._graphs[name] = Graphs(home, plan.tensors, state)
+        graphs = self._graphs[name] = Graphs(home, plan.tensors, state, trains=name == "train")
         return graphs(work, *inputs)
 
     def _numbers(self, figures: Any) -> list[float]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from operator import attrgetter, eq
 from typing import TYPE_CHECKING, Any
 
 from .backend import Backend, current
@@ -13,6 +14,7 @@ from .tensor import Tensor, no_grad
 if TYPE_CHECKING:
     from .models import Sequential
 
+WEIGHTS = attrgetter("weights")
 _LABELS: Any = object()  # stands for the labels of a batch in a plan
 
 
@@ -26,7 +28,8 @@ class Plan:
     def __init__(self, model: "Sequential") -> None:
         self.loss, self.fuse, self.backend = model.loss, model.fuse, model.backend
         self.loss_attributes = dict(vars(model.loss)) if model.loss else {}
-        self.layers = [(layer, dict(vars(layer)), dict(layer.weights)) for layer in model.layers]
+        self.layers, self.attributes = list(model.layers), [dict(vars(layer)) for layer in model.layers]
+        self.weights = [dict(layer.weights) for layer in model.layers]
         home = model.backend or current()
         own = [step for layer in model.layers for step in layer.named_steps()]
         measured = model.loss.steps(_LABELS) if model.loss else []
@@ -77,9 +80,15 @@ class Plan:
 
     def holds(self, model: "Sequential") -> bool:
         """Whether all that the plan was made from is as it was: users may change a layer, its weights, or the loss."""
-        same = (self.loss, self.fuse, self.backend) == (model.loss, model.fuse, model.backend)
-        same = same and (not self.loss or vars(self.loss) == self.loss_attributes)
-        return same and self.layers == [(layer, vars(layer), layer.weights) for layer in model.layers]
+        return (
+            model.loss is self.loss
+            and model.fuse == self.fuse
+            and model.backend is self.backend
+            and (self.loss is None or vars(self.loss) == self.loss_attributes)
+            and model.layers == self.layers
+            and all(map(eq, map(vars, self.layers), self.attributes))
+            and all(map(eq, map(WEIGHTS, self.layers), self.weights))
+        )
 
 
 def _multiplies(step: Step, home: Backend) -> bool:
