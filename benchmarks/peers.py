@@ -13,7 +13,7 @@ Allowed = dict[str, float]
 # How far off the reference: losses relative (nearly equal values in a pool's window may win differently, which moves
 # one by some 1e-4), predictions absolute. Moves show weights left out, and are rough where gradients nearly cancel.
 SAME_ADAM: Allowed = {"losses": 1e-3, "moved": 0.3, "predictions": 1e-4}
-OTHER_ADAM: Allowed = {**SAME_ADAM, "losses": 1e-2}  # epsilon after the bias correction: matters to small gradients
+OTHER_ADAM: Allowed = {**SAME_ADAM, "losses": 2e-2}  # epsilon after the bias correction: matters to small gradients
 
 
 class Training(Protocol):
