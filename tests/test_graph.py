@@ -20,7 +20,7 @@ from tinycnn.layers import Activation, Conv2D, Dense, Flatten, Layer, MaxPooling
 from tinycnn.losses import BinaryCrossentropy
 from tinycnn.models import Sequential
 from tinycnn.optimizers import SGD, Adam
-from tinycnn.tensor import Op
+from tinycnn.tensor import Op, is_grad_enabled
 
 HEAD = Flatten, lambda: Dense(1, activation="sigmoid")
 NETWORKS: dict[str, tuple[Callable[[], Layer], ...]] = {
@@ -660,6 +660,151 @@ def test_other_numbers_and_other_backends_are_not_replayed(key, played):
         with pytest.raises(BackendError):
             model.predict_on_batch(Tensor(batches[0], backend=backend.get("numpy")))
     assert not played
+
+
+def test_a_tensor_like_a_batch_is_replayed(played):
+    model = compiled()
+    batches = [photos(8, key=key)[0] for key in range(6)]
+    wanted = [model.predict_on_batch(x) for x in batches]
+    played.clear()
+    assert same_bits([model.predict_on_batch(Tensor(x)) for x in batches], wanted)
+    assert len(played) == len(batches)
+
+
+class _WhatIsRemembered(Op):
+    """Adds 1 where ops are remembered, and 10 where a gradient is wanted of its second input."""
+
+    def forward(self, x, w):
+        return x + w * 0 + np.float32(is_grad_enabled() + 10 * self.needs[1])
+
+    def backward(self, gy):
+        return gy, np.zeros_like(gy[:1, :1]) if self.needs[1] else None
+
+
+def test_an_op_that_asks_what_is_remembered_is_told_the_same_in_a_replay(played):
+    class Asking(Foreign):
+        def build(self, input_shape, rng):
+            self.weights = {"w": Tensor(np.zeros((1, 1), np.float32), requires_grad=True)}
+
+        def steps(self):
+            return [Step(self.op, (self.weights["w"],))]
+
+    with foreign_layers():
+        layer = Asking(_WhatIsRemembered)
+    model = Sequential([Flatten(), layer])
+    x = np.zeros((2, 4), np.float32)
+    assert [model.predict_on_batch(x).max() for _ in range(6)] == [10] * 6
+    assert played
+    layer.weights["w"].requires_grad = False
+    assert [model.predict_on_batch(x).max() for _ in range(6)] == [0] * 6
+    layer.weights["w"].requires_grad = True
+    model.compile("sgd", BinaryCrossentropy(from_logits=True))
+    first, *others = [model.test_on_batch(x, x)[0] for _ in range(4)]
+    assert others == [first] * 3
+
+
+def test_matrix_products_of_numpy_have_one_thread_in_a_replay_too(monkeypatch, played):
+    real, inside = ops.Dense.forward, []
+
+    def forward(self, *inputs, **options):
+        inside.append(backend._entered)
+        return real(self, *inputs, **options)
+
+    monkeypatch.setattr(ops.Dense, "forward", forward)
+    model = Sequential([Flatten(), Dense(1, activation="sigmoid")])
+    model.compile("sgd", "binary_crossentropy", fuse=False)
+    for key in range(6):
+        x, y = photos(8, key=key)
+        model.train_on_batch(x, y)
+        model.test_on_batch(x, y)
+        model.predict_on_batch(x)
+    assert played
+    assert len(inside) >= 18
+    assert all(inside)
+    assert not backend._entered
+
+
+def test_another_layer_that_equals_the_one_before_is_seen(played):
+    class Scaled(Foreign):
+        def __eq__(self, other):
+            return type(self) is type(other)
+
+        __hash__ = None
+
+        def build(self, input_shape, rng):
+            self.weights = {"scale": Tensor(np.full(1, 2, np.float32), requires_grad=True)}
+
+        def steps(self):
+            return [Step(self.op, (self.weights["scale"],))]
+
+    with foreign_layers():
+        model = Sequential([Flatten(), Scaled(ops.Mul)])
+    x = photos(8)[0]
+    for _ in range(4):
+        before = model.predict_on_batch(x)
+    assert played
+    model.layers[1] = copy.deepcopy(model.layers[1])
+    model.layers[1].weights["scale"].data[:] = 0
+    assert before.any()
+    assert not model.predict_on_batch(x).any()
+
+
+def test_layers_in_a_tuple_are_replayed_too(played):
+    model = compiled()
+    model.layers = tuple(model.layers)
+    for key in range(6):
+        model.predict_on_batch(photos(8, key=key)[0])
+    assert len(played) >= 4
+
+
+def test_a_graph_never_stands_beside_places_read_after_it_was_recorded():
+    """Another thread records, and the tensor moves once more, while this one looks where the tensors lie."""
+
+    class Moving:
+        grad_buffer, requires_grad = None, True
+        array, meanwhile = np.zeros(1), None
+
+        @property
+        def data(self):
+            act, self.meanwhile = self.meanwhile, None
+            if act:
+                act()
+            return self.array
+
+    class Home:
+        threads = staticmethod(lambda: 1)
+
+        class graph:  # noqa: N801 - as a backend has it
+            MOST, recorded = 2**23, True
+
+            def __init__(self, work, inputs):
+                self.kept, self.result = tensor.array, work(*inputs)
+
+            def __call__(self, x):
+                return x + self.kept
+
+    def another_thread():
+        for _ in range(3):
+            graphs(work, x)
+        tensor.array = np.full(1, 3.0)
+
+    def forget():
+        tensor.array = np.full(1, 2.0)
+
+        def look_again():  # where `_forget` looks
+            tensor.meanwhile = another_thread
+
+        real = graphs._forget
+        graphs._forget = lambda: (look_again(), setattr(graphs, "_forget", real), real())
+        graphs(work, x)
+
+    tensor, x = Moving(), np.zeros(1)
+    work = lambda x: x + tensor.array  # noqa: E731
+    graphs = graph.Graphs(Home(), [tensor], None, False)
+    for _ in range(3):
+        graphs(work, x)
+    forget()
+    assert [graphs(work, x)[0] for _ in range(4)] == [3] * 4
 
 
 def test_a_change_of_the_loss_is_seen():

@@ -61,8 +61,8 @@ class Backend:
         return self if dtype in (np.float32, np.float64) else get("numpy")
 
     def holds(self, data: Any) -> bool:
-        """Whether data is an array of this backend."""
-        return isinstance(data, np.ndarray)
+        """Whether data is an array of this backend, and of no class derived from it."""
+        return type(data) is np.ndarray
 
     def asarray(self, data: Any) -> Any:
         """Data as an array of this backend, in the byte order of this machine."""

@@ -21,12 +21,14 @@ class Graphs:
     The first batch of a kind is worked on as ever, the second is recorded as well, the others are worked on by
     repeating that; unless the work cannot be recorded, as on a GPU plain convolutions, whose matrix products are a
     library's. `state` is what the graphs were recorded for, and `tensors` what the work takes beside a batch: where
-    the state is another, or the tensors' arrays are, the graphs are of no use. Who `trains` has their gradients too.
+    the state is another, or the tensors' arrays are, the graphs are of no use; nor, where `gradients` matter to the
+    work, where the arrays of these are others, or other gradients are wanted.
     """
 
-    def __init__(self, home: Backend, tensors: Sequence[Tensor], state: Any, trains: bool) -> None:
+    def __init__(self, home: Backend, tensors: Sequence[Tensor], state: Any, gradients: bool) -> None:
         self.home, self.tensors, self.state = home, tensors, state
-        self._parts = (DATA, GRADIENT, WANTED) if trains else (DATA,)
+        self._parts = (DATA, GRADIENT, WANTED) if gradients else (DATA,)
+        self._used: set[Any] = set()  # kinds of batches whose graph a thread is using
         self._forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -64,14 +66,18 @@ class Graphs:
         return result
 
     def _may_record(self, key: Any, batch: Any) -> bool:
-        """Whether a batch like this one came before, can be recorded, and is not with another thread."""
+        """Note a batch; whether one like it came before, can be recorded, and is not with another thread."""
         known = key in self._seen and key not in self._never and key not in self._used
         self._seen.add(key)
         return known and batch.size <= self.home.graph.MOST
 
     def _forget(self) -> None:
+        """Begin anew, for where the tensors lie now. Other threads may look at any moment.
+
+        Read first and set last, so that no graph can stand beside places that were read after it was recorded.
+        """
+        places = [(part, list(map(part, self.tensors))) for part in self._parts]
         self._seen: set[Any] = set()
         self._graphs: dict[Any, Any] = {}  # those that no thread is using
-        self._used: set[Any] = set()  # the others
         self._never: set[Any] = set()
-        self._places = [(part, list(map(part, self.tensors))) for part in self._parts]  # last: other threads look
+        self._places = places

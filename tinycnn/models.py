@@ -188,7 +188,7 @@ class Sequential:
         return nullcontext()
 
     def _input(self, x: Any) -> Any:
-        """A batch as an array that the ops take. Raises DataError, ShapeError."""
+        """A batch as an array that the ops take. Raises DataError, ShapeError, UsageError."""
         home = self.backend or current()
         if not (home.holds(x) and x.dtype is FLOAT and x.ndim):
             x = x if home.holds(x) else np.asarray(x)
@@ -271,10 +271,12 @@ class Sequential:
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
-        if isinstance(x, Tensor):  # of any backend, with numbers of any type
-            return x.backend.to_numpy(self._predict(x)).copy()
-        predictions = self._worked("predict", self._predict, None, self._input(x))
-        return (self.backend or current()).to_numpy(predictions).copy()
+        home = self.backend or current()
+        if isinstance(x, Tensor):
+            if x.dtype != FLOAT or x.backend is not home:  # float64 for one
+                return x.backend.to_numpy(self._predict(x)).copy()
+            x = x.data
+        return home.to_numpy(self._worked("predict", self._predict, None, self._input(x))).copy()
 
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
         """work(*inputs), from a graph of it where one was recorded for this state of things.
@@ -286,13 +288,16 @@ class Sequential:
         home, plan, graphs = self.backend or current(), self._plan(), self._graphs.get(name)
         state = plan, state
         if graphs is not None and self.replay and graphs.hold(home, state):
-            return graphs(work, *inputs)
+            if plan.kernels_alone:
+                return graphs(work, *inputs)
+            with nullcontext() if name == "train" else no_grad(), self._for_a_batch():
+                return graphs(work, *inputs)
         ours = type(self).__call__ is Sequential.__call__ and (name != "train" or self.optimizer.is_ours())
         if ours:  # else it may count how often it is asked
             plan.prepare(name, home, partial(work, *inputs))
         if not (self.replay and home.graph):
             return work(*inputs)
-        graphs = self._graphs[name] = Graphs(home, plan.tensors, state, trains=name == "train")
+        graphs = self._graphs[name] = Graphs(home, plan.tensors, state, name == "train" or not plan.kernels_alone)
         return graphs(work, *inputs)
 
     def _numbers(self, figures: Any) -> list[float]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from operator import attrgetter, eq
+from operator import attrgetter, eq, is_
 from typing import TYPE_CHECKING, Any
 
 from .backend import Backend, current
@@ -42,6 +42,7 @@ class Plan:
         self.tensors = list({id(x): x for step in steps for x in step.inputs if isinstance(x, Tensor)}.values())
         self.library_products = any(_multiplies(step, home) for step in steps)
         self.ours = all(step.op.__module__.startswith(f"{__package__}.") for step in steps)
+        self.kernels_alone = self.ours and not self.library_products  # nothing that asks for threads, or for `no_grad`
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
@@ -85,7 +86,8 @@ class Plan:
             and model.fuse == self.fuse
             and model.backend is self.backend
             and (self.loss is None or vars(self.loss) == self.loss_attributes)
-            and model.layers == self.layers
+            and len(model.layers) == len(self.layers)
+            and all(map(is_, model.layers, self.layers))
             and all(map(eq, map(vars, self.layers), self.attributes))
             and all(map(eq, map(WEIGHTS, self.layers), self.weights))
         )
