@@ -331,6 +331,10 @@ def no_fusion(model: Sequential) -> None:
 def another_tensor(model: Sequential) -> None:
     layer = model.layers[0]
     layer.weights["bias"] = Tensor(layer.weights["bias"].data + 1, requires_grad=True)
+
+
+def another_tensor_and_optimizer(model: Sequential) -> None:
+    another_tensor(model)
     model.compile("adam", "binary_crossentropy")
 
 
@@ -340,7 +344,7 @@ def one_thread(model: Sequential) -> None:
 
 CHANGES = [
     another_rate, no_gradients, freeze_without_gradient, other_numbers, other_metrics, replace_weights, copied_weights,
-    freeze, another_optimizer, another_activation, no_fusion, another_tensor, one_thread,
+    freeze, another_optimizer, another_activation, no_fusion, another_tensor, another_tensor_and_optimizer, one_thread,
 ]  # fmt: skip
 
 
