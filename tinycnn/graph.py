@@ -38,25 +38,40 @@ class Graphs:
         """Whether what the graphs were recorded for is still so."""
         return home is self.home and state == self.state
 
-    def __call__(self, work: Callable[..., Any], *inputs: Any) -> Any:
-        """work(*inputs), which takes arrays and gives one."""
+    def again(self, *inputs: Any) -> Any:
+        """What the work gives for these inputs, from a graph of it; None where there is none to use."""
         for part, places in self._places:
             if not all(map(is_, map(part, self.tensors), places)):
                 self._forget()
                 break
-        key, graphs = (self.home.threads(), *map(KIND, inputs)), self._graphs
+        key, graphs = self._key(inputs), self._graphs
         graph = graphs.pop(key, None)  # where the work fails, it is not put back
-        if graph is None and not self._may_record(key, inputs[0]):
+        if graph is None:
+            return None
+        self._used.add(key)
+        try:
+            result = graph(*inputs).copy()  # the next call overwrites it
+        finally:
+            self._used.discard(key)
+        graphs[key] = graph
+        return result
+
+    def __call__(self, work: Callable[..., Any], *inputs: Any) -> Any:
+        """work(*inputs), which takes arrays and gives one."""
+        result = self.again(*inputs)
+        if result is not None:
+            return result
+        key, graphs = self._key(inputs), self._graphs
+        unknown = key not in self._seen or key in self._never or inputs[0].size > self.home.graph.MOST
+        if unknown or key in self._used:
+            self._seen.add(key)
             return work(*inputs)
         self._used.add(key)
         try:
-            if graph is not None:
-                result = graph(*inputs).copy()  # the next call overwrites it
-            else:
-                for oldest in list(graphs)[: max(0, len(graphs) + 1 - KEPT)]:
-                    graphs.pop(oldest, None)  # its memory may be what is missing for this one
-                graph = self.home.graph(work, inputs)
-                result, graph.result = graph.result.copy(), None  # it lies in the graph's memory
+            for oldest in list(graphs)[: max(0, len(graphs) + 1 - KEPT)]:
+                graphs.pop(oldest, None)  # its memory may be what is missing for this one
+            graph = self.home.graph(work, inputs)
+            result, graph.result = graph.result.copy(), None  # it lies in the graph's memory
         finally:
             self._used.discard(key)
         if graph.recorded:
@@ -65,11 +80,9 @@ class Graphs:
             self._never.add(key)
         return result
 
-    def _may_record(self, key: Any, batch: Any) -> bool:
-        """Note a batch; whether one like it came before, can be recorded, and is not with another thread."""
-        known = key in self._seen and key not in self._never and key not in self._used
-        self._seen.add(key)
-        return known and batch.size <= self.home.graph.MOST
+    def _key(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """The kind of batch."""
+        return self.home.threads(), *map(KIND, inputs)
 
     def _forget(self) -> None:
         """Begin anew, for where the tensors lie now. Other threads may look at any moment.

@@ -27,7 +27,7 @@ from .tensor import Tensor, no_grad, watcher
 
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
-FLOAT = np.dtype(np.float32)
+FLOAT32 = np.dtype(np.float32)
 MAX_LAYERS = 1000  # in a file, which so cannot keep its reader busy for long
 OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
@@ -190,11 +190,11 @@ class Sequential:
     def _input(self, x: Any) -> Any:
         """A batch as an array that the ops take. Raises DataError, ShapeError, UsageError."""
         home = self.backend or current()
-        if not (home.holds(x) and x.dtype is FLOAT and x.ndim):
+        if not (home.holds(x) and x.dtype is FLOAT32 and x.ndim):
             x = x if home.holds(x) else np.asarray(x)
             if x.ndim == 0 or x.dtype.kind not in "fiub":
                 raise DataError(f"x of type {x.dtype} and shape {x.shape} is no batch of numbers")
-            x = home.asarray(x.astype(FLOAT, copy=False))
+            x = home.asarray(x.astype(FLOAT32, copy=False))
         if not self.built:
             if not self.layers:
                 raise UsageError("the model has no layers; add some")
@@ -206,7 +206,7 @@ class Sequential:
         return x
 
     def _checked(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """A batch and its labels as the ops take them. Raises DataError, ShapeError."""
+        """A batch and its labels as the ops take them. Raises DataError, ShapeError, UsageError."""
         loss = self._compiled_loss()
         if y is None:
             raise DataError("no labels: the data must give (x, y)")
@@ -217,20 +217,14 @@ class Sequential:
 
     def _step(self, x: Any, labels: Any) -> Any:
         """Forward, backward, and the weights moved: the figures from before."""
-        with self._for_a_batch():
-            loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
-            loss.backward()
-            self.optimizer.move(self.weights)
-            return self._figures(loss, labels, before)
+        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
+        loss.backward()
+        self.optimizer.move(self.weights)
+        return self._figures(loss, labels, before)
 
     def _test(self, x: Any, labels: Any) -> Any:
-        with no_grad(), self._for_a_batch():
-            loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
-            return self._figures(loss, labels, before)
-
-    def _predict(self, x: Any) -> Any:
-        with no_grad(), self._for_a_batch():
-            return self(x if isinstance(x, Tensor) else Tensor(x, backend=self.backend)).data
+        loss, before = self._plan().measure(Tensor(x, backend=self.backend), labels)
+        return self._figures(loss, labels, before)
 
     def _figures(self, loss: Tensor, labels: Any, before: Tensor) -> Any:
         """Loss and metrics (1 + METRICS,), from labels as the loss wants them and from what leads to predictions."""
@@ -271,33 +265,42 @@ class Sequential:
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The predictions for one batch (N, outputs)."""
-        home = self.backend or current()
-        if isinstance(x, Tensor):
-            if x.dtype != FLOAT or x.backend is not home:  # float64 for one
-                return x.backend.to_numpy(self._predict(x)).copy()
-            x = x.data
-        return home.to_numpy(self._worked("predict", self._predict, None, self._input(x))).copy()
+        home, x = (x.backend, x.data) if isinstance(x, Tensor) else (self.backend or current(), self._input(x))
+        return home.to_numpy(self._worked("predict", partial(self._predict, home), home, x)).copy()
+
+    def _predict(self, home: Backend, x: Any) -> Any:
+        return self(Tensor(x, backend=home)).data
 
     def _worked(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
         """work(*inputs), from a graph of it where one was recorded for this state of things.
 
-        Kernels leave little of the processor's caches to what comes between them: all that is looked at here counts.
+        Kernels leave little of the processor's caches to what comes between them: where there is nothing but kernels to
+        repeat, nothing else is looked at.
         """
+        if watcher() is None and self.replay:
+            plan, graphs = self._plan(), self._graphs.get(name)
+            if plan.kernels_alone and graphs is not None and graphs.hold(self.backend or current(), (plan, state)):
+                result = graphs.again(*inputs)
+                if result is not None:
+                    return result
+        with nullcontext() if name == "train" else no_grad(), self._for_a_batch():
+            return self._worked_out(name, work, state, *inputs)
+
+    def _worked_out(self, name: str, work: Callable[..., Any], state: Any, *inputs: Any) -> Any:
+        """The same where there is more to it; may record a graph."""
+        home = self.backend or current()
         if watcher() is not None:
             return work(*inputs)
-        home, plan, graphs = self.backend or current(), self._plan(), self._graphs.get(name)
-        state = plan, state
-        if graphs is not None and self.replay and graphs.hold(home, state):
-            if plan.kernels_alone:
-                return graphs(work, *inputs)
-            with nullcontext() if name == "train" else no_grad(), self._for_a_batch():
-                return graphs(work, *inputs)
+        plan = self._plan()
         ours = type(self).__call__ is Sequential.__call__ and (name != "train" or self.optimizer.is_ours())
         if ours:  # else it may count how often it is asked
             plan.prepare(name, home, partial(work, *inputs))
         if not (self.replay and home.graph):
             return work(*inputs)
-        graphs = self._graphs[name] = Graphs(home, plan.tensors, state, name == "train" or not plan.kernels_alone)
+        state, graphs = (plan, state), self._graphs.get(name)
+        if graphs is None or not graphs.hold(home, state):
+            gradients = name == "train" or not plan.kernels_alone  # else nobody asks for them
+            graphs = self._graphs[name] = Graphs(home, plan.tensors, state, gradients)
         return graphs(work, *inputs)
 
     def _numbers(self, figures: Any) -> list[float]:

@@ -41,8 +41,8 @@ class Plan:
         steps = self.to_predictions + self.to_loss
         self.tensors = list({id(x): x for step in steps for x in step.inputs if isinstance(x, Tensor)}.values())
         self.library_products = any(_multiplies(step, home) for step in steps)
-        self.ours = all(step.op.__module__.startswith(f"{__package__}.") for step in steps)
-        self.kernels_alone = self.ours and not self.library_products  # nothing that asks for threads, or for `no_grad`
+        ours = all(step.op.__module__.startswith(f"{__package__}.") for step in steps)
+        self.kernels_alone = ours and not self.library_products  # nothing that asks for threads, or for `no_grad`
         ends = list(accumulate(len(s.op.parts) if issubclass(s.op, FusedOp) else 1 for s in self.to_loss))
         self.last = sum(end <= len(own) for end in ends)
         self.rest = own[ends[self.last - 1] if self.last else 0 :]
@@ -76,7 +76,7 @@ class Plan:
         """
         if name not in self.prepared:
             self.prepared.add(name)
-            if self.ours and not self.library_products and home.has("compile_ahead"):
+            if self.kernels_alone and home.has("compile_ahead"):
                 home.compile_ahead(work)
 
     def holds(self, model: "Sequential") -> bool:
