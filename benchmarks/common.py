@@ -48,7 +48,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """End a process that leads a session, and all that it started, at once; wait for it."""
+    """End a process that leads a group, and all that it started, at once; wait for it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -406,10 +406,16 @@ def test_scaling_compares_each_line_with_the_one_before():
 
 
 def test_a_neighbours_cost_is_told_beside_a_fair_share():
-    found = dict(zip(neighbour.NEIGHBOURS, ([90, 100, 110], [60, 75, 76], [50, 50, 51]), strict=True))
-    told = [line.split()[-3:] for line in neighbour.tell(found, 2).splitlines()[2:]]
-    assert told[1:] == [["75.0", "0.75", "1.00"], ["50.0", "0.50", "0.67"]]
-    assert told[0][-1] == "100.0"
+    steps = [90, 100, 110], [60, 75, 76], [50, 50, 51], [50, 45, 40]
+    shares = [0.9, 0.8, 0.7], [0.6], [0.5, 0.6, 0.7], [0.4]
+    blocks = [{"steps": s, "share": f} for s, f in zip(steps, shares, strict=True)]
+    told = neighbour.tell(dict(zip(neighbour.NEIGHBOURS, blocks, strict=True))).splitlines()[2:]
+    assert told[0].split()[-1] == "100.0"
+    assert [line.split()[-4:] for line in told[1:]] == [
+        ["75.0", "0.75", "0.75", "1.00"],
+        ["50.0", "0.50", "0.75", "0.67"],
+        ["45.0", "0.45", "0.50", "0.90"],
+    ]
 
 
 @pytest.mark.skipif(len(common.usable_cores()) < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores")
@@ -419,7 +425,8 @@ def test_neighbour_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [row["beside"] for row in results] == [*neighbour.NEIGHBOURS]
-    assert all(len(row["steps_per_second"]) == 1 and row["steps_per_second"][0] > 0 for row in results)
+    assert all(len(row["steps"]) == 1 and row["steps"][0] > 0 for row in results)
+    assert all(len(row["share"]) == 1 and 0 < row["share"][0] < 1.1 for row in results)
 
 
 def test_scaling_from_the_command_line(tmp_path):
