@@ -6,7 +6,7 @@ spin, which takes the cores from the kernels that follow. All arrays are float32
 
 from . import memory
 from .compiling import compiled
-from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn
+from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn, turn_part
 from .products import COLUMNS, ROWS, STRIP, multiply, multiply_rows, starts_of
 from .threads import next_task, run, workers
 from .vectors import fetch
@@ -16,6 +16,7 @@ SUMS = 2**20  # numbers that lie in memory until the parts are added up
 FETCHED = 2**16  # numbers: half of a core's second cache, or less
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
+AHEAD = 2 * ROWS  # inputs whose weights are asked for while those before are used
 
 
 def dense(x, w, b, relu: bool):
@@ -99,15 +100,17 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     """gx = g.T @ w.T for g (UNITS, N): the weights of a block of inputs meet all samples, then the sums turn around."""
     inputs, units = w.shape
     n = g.shape[1]
-    w, g = w.reshape(-1), g.reshape(-1)
+    w, g, gx = w.reshape(-1), g.reshape(-1), gx.reshape(-1)
     turned = spaces[worker]  # (BLOCK, N)
     task = next_task(tasks)
     while task * BLOCK < inputs:
         first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
-        fetch(w, first * units, min((last - first) * units, FETCHED))
         for sample in range(0, n, COLUMNS):
-            multiply(w, 0, starts[first:last], 0, 1, 1, units, g, sample, n, turned, sample, False)
-        for sample in range(n):
-            for k in range(first, last):
-                gx[sample, k] = turned[(k - first) * n + sample]
+            for tile in range(first, last, ROWS):
+                if sample == 0:
+                    fetch(w, (tile + AHEAD) * units, ROWS * units)
+                k = max(min(tile, last - ROWS), first)  # the last tile may do some twice
+                rows = starts[k : min(k + ROWS, last)]
+                multiply(w, 0, rows, 0, 1, 1, units, g, sample, n, turned, (k - first) * n + sample, False)
+        turn_part(turned, 0, n, gx, first, inputs, last - first, n)
         task = next_task(tasks)
