@@ -168,31 +168,3 @@ def _combination(builder, factors, values):
     for other, value in others:
         total = builder.fadd(total, value) if other > 0 else builder.fsub(total, value)
     return total if factor == 1 else builder.fmul(total, ir.Constant(VECTOR, [factor] * LANES))
-
-
-@intrinsic
-def turn_block(typingctx, array, i, step, out, place, out_step):
-    """Put a block's columns into lines: 16 lines of 16 numbers from array[i] on, each `step` after the one before."""
-
-    def generate(context, builder, signature, arguments):
-        array, i, step, out, place, out_step = arguments
-
-        def lines(kind, data, start, step):
-            places = [builder.add(start, builder.mul(step, ir.Constant(INDEX, line))) for line in range(LANES)]
-            return [instructions.address(context, builder, kind, data, place) for place in places]
-
-        block = [builder.load(line, align=1) for line in lines(signature.args[0], array, i, step)]
-        half = LANES // 2
-        while half:  # swap a quarter with the one across, then within each quarter, down to single numbers
-            upper = [LANES + lane - half if lane & half else lane for lane in range(LANES)]
-            lower = [LANES + lane if lane & half else lane + half for lane in range(LANES)]
-            for a in (line for line in range(LANES) if not line & half):
-                pair = block[a], block[a + half]
-                block[a], block[a + half] = (instructions.shuffle(builder, *pair, lanes) for lanes in (upper, lower))
-            half //= 2
-        for value, line in zip(block, lines(signature.args[3], out, place, out_step), strict=True):
-            builder.store(value, line, align=1)
-        return context.get_dummy_value()
-
-    size = types.intp
-    return types.void(array, size, size, out, size, size), generate

@@ -6,7 +6,7 @@ spin, which takes the cores from the kernels that follow. All arrays are float32
 
 from . import memory
 from .compiling import compiled
-from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn, turn_part
+from .cpu_parts import add_parts, relu_gradient, sum_of_rows, turn
 from .products import COLUMNS, ROWS, STRIP, multiply, multiply_rows, starts_of
 from .threads import next_task, run, workers
 from .vectors import fetch
@@ -100,7 +100,7 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
     """gx = g.T @ w.T for g (UNITS, N): the weights of a block of inputs meet all samples, then the sums turn around."""
     inputs, units = w.shape
     n = g.shape[1]
-    w, g, gx = w.reshape(-1), g.reshape(-1), gx.reshape(-1)
+    w, g = w.reshape(-1), g.reshape(-1)
     turned = spaces[worker]  # (BLOCK, N)
     task = next_task(tasks)
     while task * BLOCK < inputs:
@@ -112,5 +112,7 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
                 k = max(min(tile, last - ROWS), first)  # the last tile may do some twice
                 rows = starts[k : min(k + ROWS, last)]
                 multiply(w, 0, rows, 0, 1, 1, units, g, sample, n, turned, (k - first) * n + sample, False)
-        turn_part(turned, 0, n, gx, first, inputs, last - first, n)
+        for sample in range(n):
+            for k in range(first, last):
+                gx[sample, k] = turned[(k - first) * n + sample]
         task = next_task(tasks)

@@ -7,8 +7,7 @@ this, but only kernels can be steps of a program (program.py).
 import numpy as np
 
 from . import memory
-from .blocks import turn_block
-from .compiling import compiled, helper
+from .compiling import compiled
 from .instructions import LANES
 from .threads import next_task, run, run_by_image, workers
 from .vectors import above_zero, beats, load, spread, store, where
@@ -84,25 +83,12 @@ def _turn(worker, tasks, source, out, number, rows, columns, source_matrix, sour
     task = next_task(tasks)
     while task < number * blocks:
         matrix, first = task // blocks, task % blocks * LINE
-        start, place = matrix * source_matrix + first, matrix * out_matrix + first * out_row
-        turn_part(source, start, source_row, out, place, out_row, rows, min(columns - first, LINE))
+        for column in range(first, min(first + LINE, columns)):
+            place, start = matrix * out_matrix + column * out_row, matrix * source_matrix + column
+            line, turned = source[start:], out[place : place + rows]
+            for row in range(rows):
+                turned[row] = line[row * source_row]
         task = next_task(tasks)
-
-
-@helper
-def turn_part(source, start, step, out, place, out_step, rows, columns):
-    """Put the transpose of a matrix (ROWS, COLUMNS) at `start` to `place`; rows begin `step` and `out_step` apart.
-
-    Whole blocks turn in registers, the rest number by number.
-    """
-    for row in range(0, rows, LANES):
-        for column in range(0, columns, LANES):
-            if row + LANES <= rows and column + LANES <= columns:
-                turn_block(source, start + row * step + column, step, out, place + column * out_step + row, out_step)
-                continue
-            for k in range(column, min(column + LANES, columns)):
-                for i in range(row, min(row + LANES, rows)):
-                    out[place + k * out_step + i] = source[start + i * step + k]
 
 
 def copy_images(source, corner: tuple[int, int], target, target_corner: tuple[int, int], h: int, w: int) -> None:

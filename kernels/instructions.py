@@ -27,11 +27,6 @@ def spread(builder, value, kind):
     return builder.shuffle_vector(builder.insert_element(unset, value, ir.Constant(INT32, 0)), unset, everywhere)
 
 
-def shuffle(builder, a, b, lanes):
-    """A vector of these lanes of two others, where those of b are counted on from those of a."""
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, LANES), lanes))
-
-
 def first_lanes(builder, count):
     """A mask of the first `count` lanes: none below 1, all above 15. What a mask leaves out touches no memory."""
     return builder.icmp_signed("<", _lane_numbers(), spread(builder, builder.trunc(count, INT32), INT32))

@@ -141,11 +141,6 @@ def store_block(array, i, step, count, sums):
     array[places] = sums.values[:, :count]
 
 
-def turn_block(array, i, step, out, place, out_step):
-    lines, numbers = np.arange(LANES)[:, None], np.arange(LANES)
-    out[_inside(out, place + lines * out_step + numbers)] = array[_inside(array, i + lines * step + numbers)].T
-
-
 def beats(value, best):
     return Lanes(~(value.values <= best.values) & ~np.isnan(best.values))
 
@@ -251,6 +246,6 @@ EMULATED = {
     f.__name__: f
     for f in (
         spread, load, store, pick, block_shape, load_tile, store_tile, sandwich, load_block, add_block, store_block,
-        turn_block, beats, equal, above_zero, where, mask_bits, lowest_bit, without_lowest_bit, fetch, _multiply_tile,
+        beats, equal, above_zero, where, mask_bits, lowest_bit, without_lowest_bit, fetch, _multiply_tile,
     )
 }  # fmt: skip
