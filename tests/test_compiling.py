@@ -2,6 +2,7 @@
 
 import abc
 import errno
+import gc
 import importlib
 import os
 import shutil
@@ -460,21 +461,27 @@ def test_kernels_lie_beside_the_drawn_fish(platform, variable, tmp_path, monkeyp
     assert compiling.cache_folder() == tmp_path / "mine" / "kernels"
 
 
-def test_kernels_are_compiled_at_their_own_level_and_the_setting_comes_back(monkeypatch):
-    levels = []
+@pytest.mark.parametrize("collects", [True, False])
+def test_settings_for_compiling_come_back(monkeypatch, collects):
+    seen = []
 
     def compile_(*arguments):
-        levels.append(numba.config.OPT)
+        seen.append((numba.config.OPT, gc.isenabled()))
         if arguments:
             raise LookupError
 
     before = numba.config.OPT
     monkeypatch.delenv("NUMBA_OPT", raising=False)
-    compiling._at_level(compile_)()
-    with pytest.raises(LookupError):
-        compiling._at_level(compile_)(1)
-    monkeypatch.setenv("NUMBA_OPT", "3")
-    compiling._at_level(compile_)()
-    assert levels == [compiling.LEVEL, compiling.LEVEL, before]
+    (gc.enable if collects else gc.disable)()
+    try:
+        compiling._quickly(compile_)()
+        with pytest.raises(LookupError):
+            compiling._quickly(compile_)(1)
+        monkeypatch.setenv("NUMBA_OPT", "3")
+        compiling._quickly(compile_)()
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+    assert seen == [(compiling.LEVEL, False), (compiling.LEVEL, False), (before, False)]
     assert before == numba.config.OPT
-    assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_at_level"
+    assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_quickly"
