@@ -45,10 +45,12 @@ OPTIONS = (  # settings of Numba that change the code it makes
 )  # fmt: skip
 
 _njit: Any = numba.njit  # its types know no way to leave out wrappers
+# Kernels make no arrays: counting who holds one would be a tenth of the code to compile.
+UNCOUNTED = {"_nrt": False} if hasattr(cpu_target.options, "_nrt") else {}
 # For functions that only kernels call: a way into them from Python would take as long to compile as they do.
-helper = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-# The same in place of each call, which would count the references to every array that is passed.
-inlined = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+helper = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **UNCOUNTED)
+# The same in place of each call.
+inlined = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, **UNCOUNTED)
 LEVEL = 2  # of LLVM's optimisation: kernels choose their vectors themselves; level 3 takes longer, for the same speed
 
 
@@ -58,7 +60,7 @@ def compiled(function: Callable) -> Any:
     Division by zero gives what NumPy gives. A function that stands in no file beside this one, or that holds
     variables of a function around it, is compiled in each process: nothing here would notice that it changed.
     """
-    kernel: Any = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+    kernel: Any = _njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **UNCOUNTED)(function)
     if compiler := getattr(kernel, "_compiler", None):
         compiler.compile = _quickly(compiler.compile)
     beside = Path(function.__code__.co_filename).absolute().parent == HERE

@@ -19,6 +19,7 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 WORD = 8  # bytes
 FIELDS = "meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides"  # of an array, as Numba calls them
@@ -111,10 +112,15 @@ def call_entry(typingctx, address, row):
 
 
 @intrinsic
-def as_pointer(typingctx, address):
-    """An address as `numba.carray` takes it."""
+def words_at(typingctx, address, count):
+    """So many words (int64) at an address, as an array that does not own them."""
+    array = types.Array(types.int64, 1, "C")
 
     def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], _INT64.as_pointer())
+        address, count = arguments
+        made = context.make_array(array)(context, builder)
+        data, size = builder.inttoptr(address, _INT64.as_pointer()), ir.Constant(_INT64, WORD)
+        arrayobj.populate_array(made, data, shape=[count], strides=[size], itemsize=size, meminfo=None)
+        return made._getvalue()
 
-    return types.CPointer(types.int64)(types.int64), generate
+    return array(types.int64, types.int64), generate

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from . import memory, native
@@ -210,7 +209,7 @@ def join(worker, board, seen):
     write(inside, 1)
     # Still open? Then its caller, who closes it and then looks who is inside, will see this thread.
     if read(board[OPEN:]) == number and worker < board[MAY_JOIN]:
-        _walk(worker, numba.carray(native.as_pointer(board[PLACE]), (board[COUNT], STEP)))
+        _walk(worker, native.words_at(board[PLACE], board[COUNT] * STEP).reshape(-1, STEP))
     write(inside, 0)
     return number
 
@@ -252,8 +251,8 @@ def _stage(worker, steps):
     failed, part = 0, next_task(steps[0])
     while part < steps[0, END]:
         for step in steps:
-            first = numba.carray(native.as_pointer(step[FIRST] + part * native.WORD), 2)
-            tasks = numba.carray(native.as_pointer(step[COUNTS] + worker * LINE * native.WORD), 2)
+            first = native.words_at(step[FIRST] + part * native.WORD, 2)
+            tasks = native.words_at(step[COUNTS] + worker * LINE * native.WORD, 2)
             tasks[0], tasks[1] = first[0], first[1]
             failed |= native.call_entry(step[ENTRY], step[ROWS] + worker * step[LENGTH])
         part = next_task(steps[0])
