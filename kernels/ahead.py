@@ -46,7 +46,7 @@ def compile_ahead(work: Callable[[], Any]) -> None:
     wanted = _missing(calls)
     helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
     if helpers > 0:
-        with _helpers(helpers, wanted):
+        with compiling.garbage_left(), _helpers(helpers, wanted):
             while wanted:
                 kernel, kinds, _ = wanted.popleft()
                 kernel.compile(kinds)
@@ -119,7 +119,8 @@ def _feed(process: subprocess.Popen, wanted: deque[Wanted]) -> None:
 
 def _serve() -> None:
     """Be such a process."""
-    for line in sys.stdin:
-        module, name, kinds = json.loads(line)
-        getattr(importlib.import_module(module), name).compile(tuple(map(_type, kinds)))
-        print("compiled", flush=True)
+    with compiling.garbage_left():
+        for line in sys.stdin:
+            module, name, kinds = json.loads(line)
+            getattr(importlib.import_module(module), name).compile(tuple(map(_type, kinds)))
+            print("compiled", flush=True)

@@ -16,8 +16,8 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +72,31 @@ def compiled(function: Callable) -> Any:
     return kernel
 
 
-def _quickly(compile_: Callable) -> Callable:
-    """The same, at LEVEL, unless the user has chosen another by NUMBA_OPT; and with Python's garbage left for later.
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """A block in which Python collects no garbage: while Numba compiles, looking for it takes a tenth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
-    Numba makes so many objects that looking for garbage among them takes a tenth of the time.
-    """
+
+def _quickly(compile_: Callable) -> Callable:
+    """The same, at LEVEL, unless the user has chosen another by NUMBA_OPT; and with garbage left for later."""
 
     def compile_quickly(*arguments: Any) -> Any:
         config: Any = numba.config
-        before, collects = config.OPT, gc.isenabled()
+        before = config.OPT
         if "NUMBA_OPT" not in os.environ:
             config.OPT = type(before)(min(before, LEVEL))
-        gc.disable()
         try:
-            return compile_(*arguments)
+            with garbage_left():
+                return compile_(*arguments)
         finally:
             config.OPT = before
-            if collects:
-                gc.enable()
 
     return compile_quickly
 
