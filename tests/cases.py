@@ -346,6 +346,7 @@ def _paths() -> list[Case]:
              "a tile": ((9, 9), (9, 16), (16,)), "tiles and a rest": ((33, 80), (80, 33), (33,)),
              "many units": ((40, 10), (10, 70), (70,)), "one unit": ((32, 150), (150, 1), (1,)),
              "inputs in parts": ((20, 777), (777, 33), (33,)),
+             "two inputs in the last task": ((5, 290), (290, 17), (17,)),
              "a sample, many units": ((1, 20), (20, 150), (150,)),
              "many samples": ((80, 20), (20, 33), (33,))}  # fmt: skip
     return [
