@@ -46,7 +46,7 @@ def compile_ahead(work: Callable[[], Any]) -> None:
     wanted = _missing(calls)
     helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
     if helpers > 0:
-        with compiling.garbage_left(), _helpers(helpers, wanted):
+        with _helpers(helpers, wanted), compiling.garbage_left():
             while wanted:
                 kernel, kinds, _ = wanted.popleft()
                 kernel.compile(kinds)

@@ -45,7 +45,7 @@ OPTIONS = (  # settings of Numba that change the code it makes
 )  # fmt: skip
 
 _njit: Any = numba.njit  # its types know no way to leave out wrappers
-# Kernels make no arrays: counting who holds one would be a tenth of the code to compile.
+# Kernels make no arrays, so nobody counts who holds one: that would take a tenth longer to compile.
 UNCOUNTED = {"_nrt": False} if hasattr(cpu_target.options, "_nrt") else {}
 # For functions that only kernels call: a way into them from Python would take as long to compile as they do.
 helper = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **UNCOUNTED)
@@ -55,7 +55,7 @@ LEVEL = 2  # of LLVM's optimisation: kernels choose their vectors themselves; le
 
 
 def compiled(function: Callable) -> Any:
-    """`numba.njit` for kernels: without Python's lock, and with code that is kept on disk.
+    """`numba.njit` for kernels, which make no arrays: without Python's lock, and with code that is kept on disk.
 
     Division by zero gives what NumPy gives. A function that stands in no file beside this one, or that holds
     variables of a function around it, is compiled in each process: nothing here would notice that it changed.

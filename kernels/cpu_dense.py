@@ -16,7 +16,7 @@ SUMS = 2**20  # numbers that lie in memory until the parts are added up
 FETCHED = 2**16  # numbers: half of a core's second cache, or less
 PART = 256  # inputs of a part, at least: its weights stay in a core's second cache
 BLOCK = 16 * ROWS  # inputs of a task of a gradient: whole cache lines, which then have one writer each
-AHEAD = 2 * ROWS  # inputs whose weights are asked for while those before are used
+AHEAD = 2 * ROWS  # inputs: from so far on weights are asked for, few at a time, as many at once are not all heard
 
 
 def dense(x, w, b, relu: bool):
@@ -108,10 +108,9 @@ def _dense_input_gradient(worker, tasks, w, g, gx, spaces, starts):
         for sample in range(0, n, COLUMNS):
             for tile in range(first, last, ROWS):
                 if sample == 0:
-                    fetch(w, (tile + AHEAD) * units, ROWS * units)
-                k = max(min(tile, last - ROWS), first)  # the last tile may do some twice
-                rows = starts[k : min(k + ROWS, last)]
-                multiply(w, 0, rows, 0, 1, 1, units, g, sample, n, turned, (k - first) * n + sample, False)
+                    fetch(w, (tile + AHEAD) * units, min(ROWS * units, FETCHED))
+                place = (tile - first) * n + sample
+                multiply(w, 0, starts[tile : tile + ROWS], 0, 1, 1, units, g, sample, n, turned, place, False)
         for sample in range(n):
             for k in range(first, last):
                 gx[sample, k] = turned[(k - first) * n + sample]

@@ -174,6 +174,7 @@ def pick(typingctx, array, i):
 def fetch(typingctx, array, i, count):
     """Ask for array[i : i + count] of a flat array to be brought into the second cache; nobody waits for it.
 
+    What lies beyond the array does no harm.
     For what will be read here and there: the processor itself foresees only what is read in order.
     """
 
