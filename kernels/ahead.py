@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -47,13 +48,12 @@ def compile_ahead(work: Callable[[], Any]) -> None:
     helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
     if helpers > 0:
         with _helpers(helpers, wanted), compiling.garbage_left():
-            while wanted:
-                kernel, kinds, _ = wanted.popleft()
-                kernel.compile(kinds)
+            for kernel, types_, _ in _taken(wanted):
+                kernel.compile(types_)
 
 
 def _missing(calls: list[Call]) -> deque[Wanted]:
-    """The kernels that other processes can compile, each once; those that this one needs first come first."""
+    """The kernels that other processes can compile, each once; the longest first, or one might end late."""
     found: dict[tuple[int, tuple[Any, ...]], Wanted] = {}
     for kernel, arguments in threads.kernels_of(calls):
         if hasattr(kernel, "typeof_pyval"):
@@ -61,7 +61,21 @@ def _missing(calls: list[Call]) -> deque[Wanted]:
             known = tuple(map(kernel.typeof_pyval, arguments))
             if known == tuple(map(_type, kinds)) and compiling.is_missing(kernel, known):
                 found[id(kernel), known] = kernel, known, kinds
-    return deque(found.values())
+    return deque(sorted(found.values(), key=lambda wanted: _length(wanted[0].py_func), reverse=True))
+
+
+def _length(function: Callable) -> int:
+    """Bytes of Python's code for a function and for the compiled ones that it calls: a measure of how long it takes."""
+    reached, found = set(), [function]
+    while found:
+        one = found.pop()
+        if one not in reached:
+            reached.add(one)
+            names = one.__code__.co_names
+            modules = [here for here in map(one.__globals__.get, names) if isinstance(here, ModuleType)]
+            scopes = one.__globals__, *map(vars, modules)
+            found += [scope[name].py_func for scope in scopes for name in names if hasattr(scope.get(name), "py_func")]
+    return sum(len(one.__code__.co_code) for one in reached)
 
 
 def _kind(argument: Any) -> Kind:
@@ -77,7 +91,7 @@ def _type(kind: Kind) -> Any:
 
 @contextmanager
 def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
-    """A block beside which other processes compile what is wanted, from the end; it ends when they have finished.
+    """A block beside which other processes compile what is wanted; it ends when they have finished.
 
     What a process does not manage, for whatever reason, is compiled when it is called.
     """
@@ -105,12 +119,20 @@ def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
             process.communicate()
 
 
+def _taken(wanted: deque[Wanted]) -> Iterator[Wanted]:
+    """What is wanted, one after the other, as long as nobody else has taken the last."""
+    with suppress(IndexError):
+        while True:
+            yield wanted.popleft()
+
+
 def _feed(process: subprocess.Popen, wanted: deque[Wanted]) -> None:
     """Give a process one kernel after the other, as long as it answers."""
     orders, answers = process.stdin, process.stdout
-    with suppress(IndexError, OSError, ValueError):  # another took the last; or the process has ended, or was stopped
-        while orders and answers:
-            kernel, _, kinds = wanted.pop()
+    if not (orders and answers):
+        return
+    with suppress(OSError, ValueError):  # the process has ended, or was stopped
+        for kernel, _, kinds in _taken(wanted):
             function = kernel.py_func
             print(json.dumps((function.__module__, function.__name__, kinds)), file=orders, flush=True)
             if not answers.readline():

@@ -47,8 +47,8 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
     team = workers(COMPONENTS * kernel.size, -(-c * filters // WEIGHTS))
-    known = memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_)
-    run(_transform_weights, team, memory.ready(w), *known, kernel)
+    w, known = memory.ready(w), (memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_))
+    run(_transform_weights, team, w, w.view(np.int32).reshape(-1), *known, kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = max(down * across // (blocks * ROWS), 1) * ROWS  # whole tiles of rows; what remains is a block of its own
@@ -63,15 +63,14 @@ def winograd(x, w, b, pooled: bool, relu: bool):
 
 
 @compiled
-def _transform_weights(worker, tasks, w, bits, done, kernel):
+def _transform_weights(worker, tasks, w, now, bits, done, kernel):
     """(3, 3, C, F) -> sixteen components of (C, F).
 
-    `bits` holds the weights as they were in the last run, `done` whether there was one: in a replay, parts that have
-    not changed are skipped.
+    `now` is the weights as whole numbers, `bits` what they were in the last run, `done` whether there was one: in a
+    replay, parts that have not changed are skipped.
     """
     size = w.shape[2] * w.shape[3]
     w, task = w.reshape(-1), next_task(tasks)
-    now = w.view(np.int32)
     while task < len(done):
         first, last = task * WEIGHTS, min((task + 1) * WEIGHTS, size)
         difference = np.int32(0)

@@ -184,7 +184,7 @@ def conduct(board, number, team, steps, rows, batches, batch):
     if team > 1:
         board[PLACE], board[COUNT], board[MAY_JOIN] = steps.ctypes.data, len(steps), team
         write(board[OPEN:], number)
-    _walk(0, steps)
+    _walk(np.int64(0), steps)  # not an int of its own type, for which it would be compiled once more
     if team > 1:  # else it may be another's program that is open
         write(board[OPEN:], 0)
     outcome = 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checks import ROOT
 from networks import training_hash
-from tinycnn.kernels import ahead, compiling, cpu, threads
+from tinycnn.kernels import ahead, compiling, cpu, program, threads
 
 from tinycnn import backend
 from tinycnn.layers import Flatten
@@ -68,9 +68,26 @@ print(json.dumps([names, len(ahead._missing(calls)), sum(cpu._logistic.stats.cac
 
 def test_another_process_compiles_and_this_one_finds_the_code(tmp_path):
     names, missing, hits, y = python(ALL_BY_ANOTHER, tmp_path)
-    assert names == ["_logistic", "_logistic", "_watch", "_await", "conduct"]  # float32 and float64 apart
+    # The longest first; float32 and float64 apart.
+    assert names == ["_watch", "conduct", "_logistic", "_logistic", "_await"]
     assert (missing, hits) == (0, 1)
     assert y == [[0.5] * 3] * 2
+
+
+TOGETHER = """
+import json
+from tinycnn.kernels import program, threads
+
+for kernel, arguments in threads.kernels_of([]):
+    kernel.compile(tuple(map(kernel.typeof_pyval, arguments)))
+print(json.dumps([len(kernel.signatures) for kernel in (program._walk, program._stage, program.join)]))
+"""
+
+
+@pytest.mark.slow
+def test_what_two_kernels_share_is_compiled_once(tmp_path):
+    """Where one calls it with a plain 0, that is a type of its own to Numba."""
+    assert python(TOGETHER, tmp_path) == [1, 1, 1]
 
 
 FIRST_RUN = """
@@ -109,6 +126,15 @@ def test_the_first_run_of_all_gives_the_bits_of_the_second(tmp_path):
     assert 0 < by_others < wanted[0]
     assert wanted_later == [0, 0]
     assert first == second
+
+
+def test_the_length_of_a_kernel_counts_what_it_calls_once():
+    own = len(cpu._logistic.py_func.__code__.co_code)
+    helper = len(cpu._sigmoid.py_func.__code__.co_code)
+    of_others = ahead._length(threads.next_task.py_func) if hasattr(threads.next_task, "py_func") else 0
+    assert ahead._length(cpu._logistic.py_func) == own + helper + of_others
+    # `_watch` calls `join` by its module's name, and that calls what `conduct` calls.
+    assert ahead._length(threads._watch.py_func) > ahead._length(program._walk.py_func) > helper
 
 
 def test_work_is_looked_at_without_its_kernels(monkeypatch):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from checks import ROOT
 from numba.core import caching
+from numba.core.registry import cpu_target
 from tinycnn.kernels import compiling, cpu_dense
 
 from tinycnn.datasets import fish
@@ -465,12 +466,14 @@ def test_kernels_lie_beside_the_drawn_fish(platform, variable, tmp_path, monkeyp
 def test_settings_for_compiling_come_back(monkeypatch, collects):
     seen = []
 
+    codegen = cpu_target.target_context.codegen()
+
     def compile_(*arguments):
-        seen.append((numba.config.OPT, gc.isenabled()))
+        seen.append((numba.config.OPT, gc.isenabled(), codegen._library_class))
         if arguments:
             raise LookupError
 
-    before = numba.config.OPT
+    before, library = numba.config.OPT, codegen._library_class
     monkeypatch.delenv("NUMBA_OPT", raising=False)
     (gc.enable if collects else gc.disable)()
     try:
@@ -482,6 +485,18 @@ def test_settings_for_compiling_come_back(monkeypatch, collects):
         assert gc.isenabled() == collects
     finally:
         gc.enable()
-    assert seen == [(compiling.LEVEL, False), (compiling.LEVEL, False), (before, False)]
-    assert before == numba.config.OPT
+    once = compiling._OptimisedOnce
+    assert seen == [(compiling.LEVEL, False, once), (compiling.LEVEL, False, once), (before, False, once)]
+    assert (before, library) == (numba.config.OPT, codegen._library_class)
     assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_quickly"
+
+
+def test_a_numba_that_optimises_in_another_way_is_left_to_it(package, monkeypatch):
+    forget()
+    codegen = cpu_target.target_context.codegen()
+    monkeypatch.setattr(type(codegen), "_module_pass_manager", lambda self, **options: object())
+    with compiling._optimised_once():
+        assert codegen._library_class is compiling._Library
+    monkeypatch.undo()
+    with compiling._optimised_once():
+        assert codegen._library_class is compiling._OptimisedOnce
