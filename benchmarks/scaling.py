@@ -11,13 +11,15 @@ What it measures on the fish network (--only):
   threads    a training step on 1, 2, 4, ... threads, as many as there are cores
   images     an epoch of `fit` over 500 to 8000 images in memory
 
-Each line gives the time for one image and its ratio to the line before; `work` is the same ratio of the products
-that the network has to compute. Where both ratios are equal, cost grows as it must. The values of a series take turns,
-round after round. Losses are checked against the NumPy backend. It needs nothing but tinycnn; nothing else should run
-meanwhile.
+Each line gives the time for one image, its ratio to the line before, and its ratio to the line of half the value
+(`doubled`); `work` is the same ratio of the products that the network has to compute. Where both are equal, cost grows
+as it must. The values of a series take turns, round after round, and a ratio is the median of those of each round: a
+machine that is slow for some seconds slows both. Losses are checked against the NumPy backend. It needs nothing but
+tinycnn; nothing else should run meanwhile.
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -72,17 +74,27 @@ def measure_fit(images: int, threads: int) -> Row:
 def tell(name: str, rows: Sequence[Row]) -> str:
     """One series: what was given, milliseconds in all and for one image, and how both ratios compare."""
     lines = []
-    before: tuple[float, float] | None = None  # seconds for an image, and its work, in the line above
+    timed = {row.figures["value"]: row for row in rows if row.seconds is not None}
+    before: Row | None = None
     for row in rows:
-        value, work = f"{row.figures['value']:.0f}", row.figures["work"]
+        value = row.figures["value"]
         if row.seconds is None:
-            lines.append([value, row.problem or "-", "", "", ""])
+            lines.append([f"{value:.0f}", row.problem or "-", *[""] * 5])
             continue
-        each = row.seconds / row.figures["images"]
-        ratios = [f"{each / before[0]:.2f}", f"{work / before[1]:.2f}"] if before else ["-", "-"]
-        lines.append([value, milliseconds(row.seconds), f"{1e6 * each:.1f}", *ratios])
-        before = each, work
-    return table([name, "ms", "us/image", "ratio", "work"], lines)
+        each = f"{1e6 * row.seconds / row.figures['images']:.1f}"
+        ratios = growth(row, before) + growth(row, timed.get(value / 2))
+        lines.append([f"{value:.0f}", milliseconds(row.seconds), each, *ratios])
+        before = row
+    return table([name, "ms", "us/image", "ratio", "work", "doubled", "work"], lines)
+
+
+def growth(row: Row, other: Row | None) -> list[str]:
+    """How many times as much an image costs as in another row, and how many times as much work it is."""
+    if other is None:
+        return ["-", "-"]
+    images = row.figures["images"] / other.figures["images"]
+    cost = statistics.median(mine / theirs for mine, theirs in zip(row.rounds, other.rounds, strict=True)) / images
+    return [f"{cost:.2f}", f"{row.figures['work'] / other.figures['work']:.2f}"]
 
 
 def parser() -> argparse.ArgumentParser:
