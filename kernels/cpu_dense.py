@@ -72,26 +72,31 @@ def dense_backward(gy, y, x, w, relu: bool, input_needed: bool, gw=None, gb=None
     sum_of_rows(g, gb)
     gx = memory.empty(x.shape) if input_needed else None
     team = workers(x.size * units, -(-inputs // BLOCK))
-    run(_dense_weight_gradient, team, x, g, gw, starts_of(inputs, 1))
+    spaces = memory.empty((team, BLOCK * n))
+    run(_dense_weight_gradient, team, x, g, gw, spaces, starts_of(BLOCK, 1))
     if gx is not None:
         transposed = memory.empty((units, n))
         turn(g, transposed, 1, n, units, (0, units), (0, n))
-        spaces = memory.empty((team, BLOCK * n))
         run(_dense_input_gradient, team, w, transposed, gx, spaces, starts_of(inputs, units))
     return gx, gw, gb
 
 
 @compiled
-def _dense_weight_gradient(worker, tasks, x, g, gw, starts):
+def _dense_weight_gradient(worker, tasks, x, g, gw, spaces, starts):
     """gw = x.T @ g: the samples are added in order."""
     n, inputs = x.shape
     units = g.shape[1]
     x, g, gw = x.reshape(-1), g.reshape(-1), gw.reshape(-1)
+    near = spaces[worker]  # (N, BLOCK): where samples lie pages apart, they drive each other out of the first cache
     task = next_task(tasks)
     while task * BLOCK < inputs:
-        first, last = task * BLOCK, min((task + 1) * BLOCK, inputs)
+        first, size = task * BLOCK, min(BLOCK, inputs - task * BLOCK)
+        for sample in range(n):
+            there, here = x[sample * inputs + first :], near[sample * BLOCK : sample * BLOCK + size]
+            for k in range(size):
+                here[k] = there[k]
         for f in range(0, units, COLUMNS):
-            multiply(x, 0, starts[first:last], 0, inputs, 1, n, g, f, units, gw, first * units + f, False)
+            multiply(near, 0, starts[:size], 0, BLOCK, 1, n, g, f, units, gw, first * units + f, False)
         task = next_task(tasks)
 
 
