@@ -42,7 +42,7 @@ def test_weights_and_work_are_those_of_the_same_layers_in_tinycnn(make):
 
     network = make(side=32)
     model: Sequential = peer_tinycnn.build(network)
-    shapes = model._shapes()
+    shapes = model.shapes()
     assert [w.shape for w in networks.weights(network)] == [w.shape for w in model.get_weights()]
     assert network.shapes() == shapes
     assert network.multiply_adds() == sum(

@@ -4,13 +4,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import losses, metrics, optimizers, storage
+from . import losses, metrics, optimizers, saving, storage
 from .backend import Backend, current, matrix_threads
 from .batches import Batches, as_batches, batches_of, in_turn, split_batch, validation_split
 from .callbacks import Callback, History, Progress
@@ -28,8 +28,6 @@ from .tensor import Tensor, no_grad, watcher
 __all__ = ["Sequential", "load_checkpoint", "load_model"]
 
 FLOAT32 = np.dtype(np.float32)
-MAX_LAYERS = 1000  # in a file, which so cannot keep its reader busy for long
-OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a checkpoint
 
 
 class Sequential:
@@ -74,7 +72,7 @@ class Sequential:
         given, layer.name = layer.name, name
         if input_shape:
             try:
-                self._build_layer(layer, len(self.layers), self._shapes(input_shape)[-1])
+                self._build_layer(layer, len(self.layers), self.shapes(input_shape)[-1])
             except BaseException:
                 layer.name = given
                 raise
@@ -88,7 +86,7 @@ class Sequential:
 
     def build(self, input_shape: Sequence[int]) -> None:
         """Make all weights for samples of this shape (without the batch axis)."""
-        shapes = self._shapes(tuple(input_shape))  # raises before anything is made
+        shapes = self.shapes(tuple(input_shape))  # raises before anything is made
         for i, (layer, shape) in enumerate(zip(self.layers, shapes[:-1], strict=True)):
             self._build_layer(layer, i, shape)
         self.input_shape = shapes[0]
@@ -100,7 +98,7 @@ class Sequential:
             weight.name = f"{layer.name}.{name}"
         self.backend = current()
 
-    def _shapes(self, input_shape: Shape | None = None) -> list[Shape]:
+    def shapes(self, input_shape: Shape | None = None) -> list[Shape]:
         """The shape in front of each layer, and the one after the last."""
         shapes = [input_shape or self.input_shape or ()]
         for layer in self.layers:
@@ -110,7 +108,7 @@ class Sequential:
     @property
     def output_shape(self) -> Shape:
         """The shape of one prediction."""
-        return self._shapes()[-1]
+        return self.shapes()[-1]
 
     @property
     def weights(self) -> list[Tensor]:
@@ -140,10 +138,10 @@ class Sequential:
         """Print layers, output shapes, parameters and multiply-adds for one sample."""
         if not self.built:
             raise UsageError("summary: no shapes yet; give the first layer an input_shape, or fit the model")
-        print(summary(self.name, self.layers, self._shapes()))
+        print(summary(self.name, self.layers, self.shapes()))
 
     def _repr_html_(self) -> str:
-        return summary_html(self.name, self.layers, self._shapes() if self.built else None)
+        return summary_html(self.name, self.layers, self.shapes() if self.built else None)
 
     def compile(
         self,
@@ -432,27 +430,15 @@ class Sequential:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Sequential":
-        """A model with new weights from what `get_config` gave."""
-        model, input_shape = cls._unbuilt(config)
+        """A model with new weights from what `get_config` gave. Raises DataError."""
+        model, input_shape = saving.without_weights(cls, config)
         if input_shape:
             model.build(input_shape)
         return model
 
-    @classmethod
-    def _unbuilt(cls, config: dict[str, Any]) -> tuple["Sequential", Shape]:
-        """The model without weights, and its input shape."""
-        model = cls(name=str(config["name"]))
-        if len(config["layers"]) > MAX_LAYERS:
-            raise DataError(f"{len(config['layers'])} layers; at most {MAX_LAYERS} are read")
-        for entry in config["layers"]:
-            if entry["class"] not in Layer.registry:
-                raise DataError(f"layer {entry['class']!r} is unknown")
-            model.add(Layer.registry[entry["class"]](**entry["config"], name=str(entry["name"])))
-        return model, Input(config["input_shape"]).input_shape or ()
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, with all that predicting needs. Raises UsageError, DataError."""
-        storage.write(path, storage.MODEL, self._named_weights(), self._description())
+        storage.write(path, storage.MODEL, *saving.of_model(self))
 
     def save_checkpoint(
         self, path: str | os.PathLike[str], position: Position | None = None, notes: dict[str, Any] | None = None
@@ -461,41 +447,8 @@ class Sequential:
 
         `notes` come back with the position. Raises UsageError, DataError.
         """
-        loss, optimizer = self._compiled_loss(), type(self.optimizer)
-        if optimizer not in optimizers.OPTIMIZERS.values() or type(loss) not in losses.LOSSES.values():
-            raise UsageError("save_checkpoint: only tinycnn's own optimizers and losses can be saved")
-        home = self.backend or current()
-        state = {OPTIMIZER + name: home.to_numpy(array) for name, array in self.optimizer.named_arrays()}
-        training = {
-            "position": asdict(replace(position or self.position, notes=notes or {})),
-            "seed": self.seed,
-            "optimizer": optimizer.__name__.lower(),
-            "optimizer_config": self.optimizer.get_config(),
-            "iterations": self.optimizer.iterations,
-            "loss": loss.name,
-            "from_logits": loss.from_logits,
-            "metrics": self.metrics,
-            "fuse": self.fuse,
-        }
-        meaning = self._description() | {"training": training}
-        storage.write(path, storage.CHECKPOINT, self._named_weights() | state, meaning)
-
-    def _description(self) -> dict[str, Any]:
-        if not self.built:
-            raise UsageError("save: the model has no weights yet; give its first layer an input_shape, or fit it")
-        if len(self.layers) > MAX_LAYERS:
-            raise UsageError(f"save: {len(self.layers)} layers; a file holds at most {MAX_LAYERS}")
-        return {
-            "architecture": self.get_config(),
-            "class_names": self.class_names,
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
-            "threshold": self.threshold,
-        }
-
-    def _named_weights(self) -> dict[str, np.ndarray]:
-        return {
-            f"{layer.name}.{name}": weight.numpy() for layer in self.layers for name, weight in layer.weights.items()
-        }
+        contents = saving.of_training(self, self._compiled_loss(), position or self.position, notes or {})
+        storage.write(path, storage.CHECKPOINT, *contents)
 
 
 def load_model(path: str | os.PathLike[str]) -> Sequential:
@@ -503,9 +456,9 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
 
     Raises ModelFileError if it is no such file, is damaged, or holds other weights than its architecture has.
     """
-    tensors, meaning = storage.read(path, storage.MODEL)
+    contents = storage.read(path, storage.MODEL)
     with storage.damage_named(path):
-        return _rebuild(meaning, tensors)
+        return saving.model_from(Sequential, *contents)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, Position]:
@@ -513,44 +466,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Sequential, Position]
 
     Raises ModelFileError.
     """
-    tensors, meaning = storage.read(path, storage.CHECKPOINT)
+    contents = storage.read(path, storage.CHECKPOINT)
     with storage.damage_named(path):
-        training = meaning["training"]
-        names = [name for name in tensors if name.startswith(OPTIMIZER)]
-        state = {name.removeprefix(OPTIMIZER): tensors.pop(name) for name in names}
-        model = _rebuild(meaning, tensors)
-        model.seed = int(training["seed"])
-        optimizer = optimizers.OPTIMIZERS[training["optimizer"]](**training["optimizer_config"])
-        loss = losses.LOSSES[training["loss"]](from_logits=bool(training["from_logits"]))
-        model.compile(optimizer, loss, training["metrics"], fuse=bool(training["fuse"]))
-        optimizer.restore(model.weights, int(training["iterations"]), state)
-        return model, Position.from_dict(training["position"], model.metrics_names)
-
-
-def _rebuild(meaning: dict[str, Any], tensors: dict[str, np.ndarray]) -> Sequential:
-    """The model that a file describes, with the weights it holds."""
-    model, input_shape = Sequential._unbuilt(meaning["architecture"])
-    names, threshold, preprocessing = meaning["class_names"], float(meaning["threshold"]), meaning["preprocessing"]
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise DataError("class names are no list of words")
-    if not 0 <= threshold <= 1:
-        raise DataError(f"threshold {threshold} is not between 0 and 1")
-    model.class_names, model.threshold = names, threshold
-    model.preprocessing = None if preprocessing is None else Preprocessing.from_dict(preprocessing)
-    wanted = {  # compared before any memory is taken
-        f"{layer.name}.{name}": size
-        for layer, shape in zip(model.layers, model._shapes(input_shape), strict=False)
-        for name, size in layer.weight_shapes(shape).items()
-    }
-    found = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
-    if wanted != found or len(found) != len(tensors):
-        wrong = sorted(name for name in wanted | tensors if wanted.get(name) != found.get(name))
-        raise DataError(f"weights do not fit the architecture: {', '.join(wrong)}")
-    for layer, shape in zip(model.layers, model._shapes(input_shape), strict=False):
-        names = {name: f"{layer.name}.{name}" for name in layer.weight_shapes(shape)}
-        layer.weights = {name: Tensor(tensors[full], requires_grad=True, name=full) for name, full in names.items()}
-    model.input_shape, model.backend = input_shape, current()
-    return model
+        return saving.training_from(Sequential, *contents)
 
 
 def _put_figures(figures: Any, loss: Any, labels: Any, predictions: Any, *chosen: str) -> None:
