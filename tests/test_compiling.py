@@ -469,9 +469,13 @@ def test_settings_for_compiling_come_back(monkeypatch, collects):
     codegen = cpu_target.target_context.codegen()
 
     def compile_(*arguments):
-        seen.append((numba.config.OPT, gc.isenabled(), codegen._library_class))
-        if arguments:
+        parts = "load_additional_registries" in vars(cpu_target.target_context)  # in place of what the class does
+        seen.append((numba.config.OPT, gc.isenabled(), codegen._library_class, parts))
+        if arguments == ("fails",):
             raise LookupError
+        if arguments:  # as where a kernel calls another
+            compiling._quickly(compile_)()
+            seen.append((codegen._library_class, "load_additional_registries" in vars(cpu_target.target_context)))
 
     before, library = numba.config.OPT, codegen._library_class
     monkeypatch.delenv("NUMBA_OPT", raising=False)
@@ -479,15 +483,18 @@ def test_settings_for_compiling_come_back(monkeypatch, collects):
     try:
         compiling._quickly(compile_)()
         with pytest.raises(LookupError):
-            compiling._quickly(compile_)(1)
+            compiling._quickly(compile_)("fails")
+        compiling._quickly(compile_)("calls another")
         monkeypatch.setenv("NUMBA_OPT", "3")
         compiling._quickly(compile_)()
         assert gc.isenabled() == collects
     finally:
         gc.enable()
     once = compiling._OptimisedOnce
-    assert seen == [(compiling.LEVEL, False, once), (compiling.LEVEL, False, once), (before, False, once)]
+    ours, users = ((level, False, once, True) for level in (compiling.LEVEL, before))
+    assert seen == [ours, ours, ours, ours, (once, True), users]
     assert (before, library) == (numba.config.OPT, codegen._library_class)
+    assert "load_additional_registries" not in vars(cpu_target.target_context)
     assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_quickly"
 
 
