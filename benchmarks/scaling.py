@@ -12,16 +12,17 @@ What it measures on the fish network (--only):
   images     an epoch of `fit` over 500 to 8000 images in memory
 
 Each line gives the time for one image, its ratio to the line before, and its ratio to the line of half the value
-(`doubled`); `work` is the same ratio of the products that the network has to compute. Where both are equal, cost grows
-as it must. The values of a series take turns, round after round, and a ratio is the median of those of each round: a
-machine that is slow for some seconds slows both. Losses are checked against the NumPy backend. It needs nothing but
-tinycnn; nothing else should run meanwhile.
+(`to half`); behind each stands `work`, the same ratio of the products that the network has to compute. Where they are
+equal, cost grows as it must. Steps take turns, round after round, and a ratio is the median of those of each round, so
+that a machine that is slow for some seconds slows both: it need not be the quotient of the column before.
+Losses are checked against the NumPy backend. It needs nothing but tinycnn; nothing else should run meanwhile.
 """
 
 import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from . import networks, rounds
@@ -36,7 +37,7 @@ SERIES: dict[str, tuple[int, ...]] = {
     "threads": tuple(2**i for i in range(10) if 2**i <= max(2, len(usable_cores()))),
     "images": (500, 1000, 2000, 4000, 8000),
 }
-EPOCHS = 3  # of `fit`; the first is not counted
+EPOCHS = 4  # of `fit`; the first is not counted
 
 
 def measure_steps(name: str, values: Sequence[int], threads: int, count: int) -> list[Row]:
@@ -72,7 +73,7 @@ def measure_fit(images: int, threads: int) -> Row:
 
 
 def tell(name: str, rows: Sequence[Row]) -> str:
-    """One series: what was given, milliseconds in all and for one image, and how both ratios compare."""
+    """One series: what was given, milliseconds in all and for one image, and how cost grows beside work."""
     lines = []
     timed = {row.figures["value"]: row for row in rows if row.seconds is not None}
     before: Row | None = None
@@ -82,18 +83,21 @@ def tell(name: str, rows: Sequence[Row]) -> str:
             lines.append([f"{value:.0f}", row.problem or "-", *[""] * 5])
             continue
         each = f"{1e6 * row.seconds / row.figures['images']:.1f}"
-        ratios = growth(row, before) + growth(row, timed.get(value / 2))
-        lines.append([f"{value:.0f}", milliseconds(row.seconds), each, *ratios])
+        others = before, timed.get(value / 2)
+        lines.append([f"{value:.0f}", milliseconds(row.seconds), each, *chain(*(growth(row, o, name) for o in others))])
         before = row
-    return table([name, "ms", "us/image", "ratio", "work", "doubled", "work"], lines)
+    return table([name, "ms", "us/image", "ratio", "work", "to half", "work"], lines)
 
 
-def growth(row: Row, other: Row | None) -> list[str]:
-    """How many times as much an image costs as in another row, and how many times as much work it is."""
-    if other is None:
+def growth(row: Row, other: Row | None, name: str) -> list[str]:
+    """How many times as much an image costs as in another row of the series, and how many times as much work it is."""
+    if other is None or not (row.seconds and other.seconds):
         return ["-", "-"]
-    images = row.figures["images"] / other.figures["images"]
-    cost = statistics.median(mine / theirs for mine, theirs in zip(row.rounds, other.rounds, strict=True)) / images
+    in_turn = zip(row.rounds, other.rounds, strict=True)
+    pairs = [(row.seconds, other.seconds)] if name == "images" else in_turn  # one `fit` is done when the next begins
+    cost = statistics.median(mine / theirs for mine, theirs in pairs) / (
+        row.figures["images"] / other.figures["images"]
+    )
     return [f"{cost:.2f}", f"{row.figures['work'] / other.figures['work']:.2f}"]
 
 

@@ -48,12 +48,12 @@ def compile_ahead(work: Callable[[], Any]) -> None:
     helpers = min(threads.usable_threads(), MOST, len(wanted)) - 1
     if helpers > 0:
         with _helpers(helpers, wanted), compiling.garbage_left():
-            for kernel, types_, _ in _taken(wanted):
+            for kernel, types_, _ in _taken(wanted.popleft):
                 kernel.compile(types_)
 
 
 def _missing(calls: list[Call]) -> deque[Wanted]:
-    """The kernels that other processes can compile, each once; the longest first, or one might end late."""
+    """The kernels that other processes can compile, each once, as `_long_at_the_ends` orders them."""
     found: dict[tuple[int, tuple[Any, ...]], Wanted] = {}
     for kernel, arguments in threads.kernels_of(calls):
         if hasattr(kernel, "typeof_pyval"):
@@ -61,7 +61,20 @@ def _missing(calls: list[Call]) -> deque[Wanted]:
             known = tuple(map(kernel.typeof_pyval, arguments))
             if known == tuple(map(_type, kinds)) and compiling.is_missing(kernel, known):
                 found[id(kernel), known] = kernel, known, kinds
-    return deque(sorted(found.values(), key=lambda wanted: _length(wanted[0].py_func), reverse=True))
+    return deque(_long_at_the_ends([*found.values()]))
+
+
+def _long_at_the_ends(wanted: list[Wanted]) -> list[Wanted]:
+    """The long ones in front and at the end, the short ones between them; else as they come.
+
+    This process begins in front and others at the end: none is left with a long one when the others are done. And as
+    neighbours often share what they call, few of these functions are compiled in two processes.
+    """
+    lengths = [_length(kernel.py_func) for kernel, *_ in wanted]
+    is_long = [length * len(lengths) > sum(lengths) for length in lengths]
+    long = [each for each, so in zip(wanted, is_long, strict=True) if so]
+    short = [each for each, so in zip(wanted, is_long, strict=True) if not so]
+    return [*long[: len(long) // 2], *short, *long[len(long) // 2 :]]
 
 
 def _length(function: Callable) -> int:
@@ -91,7 +104,7 @@ def _type(kind: Kind) -> Any:
 
 @contextmanager
 def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
-    """A block beside which other processes compile what is wanted; it ends when they have finished.
+    """A block beside which other processes compile what is wanted, from the end; it ends when they have finished.
 
     What a process does not manage, for whatever reason, is compiled when it is called.
     """
@@ -119,11 +132,11 @@ def _helpers(number: int, wanted: deque[Wanted]) -> Iterator[None]:
             process.communicate()
 
 
-def _taken(wanted: deque[Wanted]) -> Iterator[Wanted]:
-    """What is wanted, one after the other, as long as nobody else has taken the last."""
+def _taken(take: Callable[[], Wanted]) -> Iterator[Wanted]:
+    """What `take` takes, one after the other, as long as nobody else has taken the last."""
     with suppress(IndexError):
         while True:
-            yield wanted.popleft()
+            yield take()
 
 
 def _feed(process: subprocess.Popen, wanted: deque[Wanted]) -> None:
@@ -132,7 +145,7 @@ def _feed(process: subprocess.Popen, wanted: deque[Wanted]) -> None:
     if not (orders and answers):
         return
     with suppress(OSError, ValueError):  # the process has ended, or was stopped
-        for kernel, _, kinds in _taken(wanted):
+        for kernel, _, kinds in _taken(wanted.pop):
             function = kernel.py_func
             print(json.dumps((function.__module__, function.__name__, kinds)), file=orders, flush=True)
             if not answers.readline():

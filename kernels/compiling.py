@@ -86,7 +86,7 @@ def garbage_left() -> Iterator[None]:
 
 
 def _quickly(compile_: Callable) -> Callable:
-    """The same, at LEVEL, unless the user has chosen another by NUMBA_OPT; and with garbage left for later."""
+    """The same in less time, by all that follows here; at LEVEL, unless the user has chosen another by NUMBA_OPT."""
 
     def compile_quickly(*arguments: Any) -> Any:
         config: Any = numba.config
@@ -94,7 +94,7 @@ def _quickly(compile_: Callable) -> Callable:
         if "NUMBA_OPT" not in os.environ:
             config.OPT = type(before)(min(before, LEVEL))
         try:
-            with garbage_left(), _loaded(), _optimised_once():
+            with garbage_left(), _imported_once(), _optimised_once():
                 return compile_(*arguments)
         finally:
             config.OPT = before
@@ -103,11 +103,10 @@ def _quickly(compile_: Callable) -> Callable:
 
 
 @contextmanager
-def _loaded() -> Iterator[None]:
-    """A block in which Numba does not import all its parts once more for every array and intrinsic that it meets.
+def _imported_once() -> Iterator[None]:
+    """A block in which Numba does not import all its parts anew for every array and intrinsic: a twentieth less time.
 
-    It does so in case a part was loaded meanwhile, which takes a twentieth of compiling. Here it looks only for what is
-    new in the parts that it has.
+    It would, in case there are more of them by now. Here it looks only for what is new in those that it has.
     """
     context: Any = cpu_target.target_context
     within = "load_additional_registries" in vars(context)  # a kernel that another calls
@@ -115,6 +114,7 @@ def _loaded() -> Iterator[None]:
         yield
         return
     context.refresh()
+    # Copies of the context, which compiled functions hold, keep this: they share what is found.
     context.load_additional_registries = lambda: [context.install_registry(each) for each in [*context._registries]]
     try:
         yield
@@ -124,13 +124,13 @@ def _loaded() -> Iterator[None]:
 
 @contextmanager
 def _optimised_once() -> Iterator[None]:
-    """A block in which LLVM goes over code once, when all of it is there: an eighth less time, for code as fast.
+    """A block in which LLVM goes over a function and those it calls once, not three times: an eighth less time.
 
-    Numba has it go over each function alone, then over all at level 0, and then at the level wanted: the first two are
-    for finding counts of owners that cancel out, which kernels do not have.
+    The first two times are to find counts of owners that cancel out, which kernels do not have. What else they do, the
+    third does too: kernels are as fast.
     """
     codegen: Any = cpu_target.target_context.codegen()
-    if not (UNCOUNTED and _Library and getattr(codegen, "_library_class", None) is _Library and _is_known(codegen)):
+    if not (getattr(codegen, "_library_class", None) is _Library and _is_known(codegen)):
         yield
         return
     codegen._library_class = _OptimisedOnce
@@ -141,16 +141,17 @@ def _optimised_once() -> Iterator[None]:
 
 
 def _is_known(codegen: Any) -> bool:
-    """Whether Numba optimises in the steps that _OptimisedOnce takes the place of."""
+    """Whether Numba has the parts that _OptimisedOnce is made of, as it has had them up to 0.68."""
     try:
         passes, _ = codegen._module_pass_manager()
     except (AttributeError, TypeError, ValueError):
         return False
-    return hasattr(passes, "run") and all(hasattr(_Library, name) for name in vars(_OptimisedOnce))
+    parts = hasattr(passes, "run") and hasattr(codegen, "_data_layout")
+    return bool(UNCOUNTED and parts and all(hasattr(_Library, name) for name in vars(_OptimisedOnce)))
 
 
 class _OptimisedOnce(_Library or object):  # type: ignore[misc]
-    """Compiled functions as Numba keeps them."""
+    """A compiled function with those it calls, as Numba keeps them."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout

@@ -47,8 +47,10 @@ def winograd(x, w, b, pooled: bool, relu: bool):
     winner = memory.empty(y.shape if pooled else (0, 0, 0, 0), np.int8)
     kernel = memory.empty((COMPONENTS * c * filters,))
     team = workers(COMPONENTS * kernel.size, -(-c * filters // WEIGHTS))
-    w, known = memory.ready(w), (memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_))
-    run(_transform_weights, team, w, w.view(np.int32).reshape(-1), *known, kernel)
+    w = memory.ready(w)
+    bits = w.view(np.int32).reshape(-1)  # here, as a view made in a kernel takes a quarter of a second to compile
+    known = memory.empty((w.size,), np.int32), np.zeros(-(-c * filters // WEIGHTS), np.bool_)
+    run(_transform_weights, team, w, bits, *known, kernel)
     most = max(WORKSPACE // (COMPONENTS * max(c, filters)) // ROWS, 1) * ROWS  # tiles of a block
     blocks = -(-down * across // most)
     block = max(down * across // (blocks * ROWS), 1) * ROWS  # whole tiles of rows; what remains is a block of its own
@@ -63,11 +65,11 @@ def winograd(x, w, b, pooled: bool, relu: bool):
 
 
 @compiled
-def _transform_weights(worker, tasks, w, now, bits, done, kernel):
+def _transform_weights(worker, tasks, w, bits, bits_before, done, kernel):
     """(3, 3, C, F) -> sixteen components of (C, F).
 
-    `now` is the weights as whole numbers, `bits` what they were in the last run, `done` whether there was one: in a
-    replay, parts that have not changed are skipped.
+    `bits` are those of the weights, `bits_before` of what they were in the last run, `done` whether there was one: in
+    a replay, parts that have not changed are skipped.
     """
     size = w.shape[2] * w.shape[3]
     w, task = w.reshape(-1), next_task(tasks)
@@ -75,13 +77,13 @@ def _transform_weights(worker, tasks, w, now, bits, done, kernel):
         first, last = task * WEIGHTS, min((task + 1) * WEIGHTS, size)
         difference = np.int32(0)
         for row in range(0, 9 * size, size):
-            these, those = now[row + first : row + last], bits[row + first : row + last]
+            these, those = bits[row + first : row + last], bits_before[row + first : row + last]
             for i in range(these.size):
                 difference |= these[i] ^ those[i]
         if difference != 0 or not done[task]:
             for row in range(0, 9 * size, size):
                 for i in range(row + first, row + last):  # not as a slice: see weight_gradients_routed
-                    bits[i] = now[i]
+                    bits_before[i] = bits[i]
             for at in range(first, last, LANES):
                 window = load_tile(WINDOW, w, at, 3 * size, size, size - at)
                 store_tile(kernel, at, 4 * size, size, size - at, to_weights_form(window))

@@ -184,7 +184,7 @@ def conduct(board, number, team, steps, rows, batches, batch):
     if team > 1:
         board[PLACE], board[COUNT], board[MAY_JOIN] = steps.ctypes.data, len(steps), team
         write(board[OPEN:], number)
-    _walk(np.int64(0), steps)  # not an int of its own type, for which it would be compiled once more
+    _walk(np.int64(0), steps)  # a plain 0 is of a type of its own to Numba: it would be compiled twice
     if team > 1:  # else it may be another's program that is open
         write(board[OPEN:], 0)
     outcome = 0

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections import deque
+from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 from checks import ROOT
@@ -68,8 +70,8 @@ print(json.dumps([names, len(ahead._missing(calls)), sum(cpu._logistic.stats.cac
 
 def test_another_process_compiles_and_this_one_finds_the_code(tmp_path):
     names, missing, hits, y = python(ALL_BY_ANOTHER, tmp_path)
-    # The longest first; float32 and float64 apart.
-    assert names == ["_watch", "conduct", "_logistic", "_logistic", "_await"]
+    # The long ones at the ends; float32 and float64 apart.
+    assert names == ["_watch", "_logistic", "_logistic", "_await", "conduct"]
     assert (missing, hits) == (0, 1)
     assert y == [[0.5] * 3] * 2
 
@@ -128,13 +130,35 @@ def test_the_first_run_of_all_gives_the_bits_of_the_second(tmp_path):
     assert first == second
 
 
-def test_the_length_of_a_kernel_counts_what_it_calls_once():
-    own = len(cpu._logistic.py_func.__code__.co_code)
-    helper = len(cpu._sigmoid.py_func.__code__.co_code)
-    of_others = ahead._length(threads.next_task.py_func) if hasattr(threads.next_task, "py_func") else 0
-    assert ahead._length(cpu._logistic.py_func) == own + helper + of_others
-    # `_watch` calls `join` by its module's name, and that calls what `conduct` calls.
-    assert ahead._length(threads._watch.py_func) > ahead._length(program._walk.py_func) > helper
+@numba.njit
+def _inner(x):
+    return x + 1
+
+
+@numba.njit
+def _outer(x):
+    return _inner(x) * _inner(x - 1)
+
+
+@numba.njit
+def _both(x):
+    return _inner(x) + _outer(x)
+
+
+def test_the_length_of_a_kernel_counts_once_what_it_calls():
+    inner, outer, both = (len(each.py_func.__code__.co_code) for each in (_inner, _outer, _both))
+    assert ahead._length(_outer.py_func) == outer + inner
+    assert ahead._length(_both.py_func) == both + outer + inner
+    # By its module's name as well: `_watch` calls `join`, and that what `conduct` calls.
+    assert ahead._length(threads._watch.py_func) > ahead._length(program._walk.py_func) > 3 * inner
+
+
+def test_long_kernels_are_at_the_ends_in_order(monkeypatch):
+    monkeypatch.setattr(ahead, "_length", lambda function: function)
+    wanted = [(SimpleNamespace(py_func=length), (), []) for length in (3, 90, 5, 80, 2, 70, 100, 1)]
+    found = [kernel.py_func for kernel, *_ in ahead._long_at_the_ends(wanted)]
+    assert found == [90, 80, 3, 5, 2, 1, 70, 100]
+    assert ahead._long_at_the_ends([]) == []
 
 
 def test_work_is_looked_at_without_its_kernels(monkeypatch):

@@ -407,6 +407,8 @@ def test_scaling_compares_each_line_with_the_one_before_and_that_of_half_the_val
         ["64", "64.0", "1000.0", "0.40", "2.00", "-", "-"],
         ["128", "256.0", "2000.0", "2.00", "4.00", "2.00", "4.00"],
     ]
+    not_in_turn = scaling.tell("images", rows[:2]).splitlines()[-1].split()
+    assert not_in_turn == ["16", "40.0", "2500.0", "2.50", "1.00", "2.50", "1.00"]
 
 
 def test_a_neighbours_cost_is_told_beside_a_fair_share():

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from checks import ROOT
 from numba.core import caching
+from numba.core.codegen import CPUCodeLibrary
 from numba.core.registry import cpu_target
 from tinycnn.kernels import compiling, cpu_dense
 
@@ -498,12 +499,45 @@ def test_settings_for_compiling_come_back(monkeypatch, collects):
     assert cpu_dense._dense_parts._compiler.compile.__name__ == "compile_quickly"
 
 
-def test_a_numba_that_optimises_in_another_way_is_left_to_it(package, monkeypatch):
-    forget()
+def test_this_version_of_numba_is_known_and_its_code_optimised_once():
+    """Fails where a new version made the first run longer in silence."""
     codegen = cpu_target.target_context.codegen()
-    monkeypatch.setattr(type(codegen), "_module_pass_manager", lambda self, **options: object())
-    with compiling._optimised_once():
-        assert codegen._library_class is compiling._Library
-    monkeypatch.undo()
     with compiling._optimised_once():
         assert codegen._library_class is compiling._OptimisedOnce
+    assert codegen._library_class is compiling._Library
+
+
+def _moved(monkeypatch, part: str) -> None:
+    if part == "passes":
+        kind = type(cpu_target.target_context.codegen())
+        monkeypatch.setattr(kind, "_module_pass_manager", lambda self, **options: object())
+    elif part == "owners":
+        monkeypatch.setattr(compiling, "UNCOUNTED", {})
+    elif part == "library":
+        monkeypatch.setattr(compiling, "_Library", None)
+    else:
+        monkeypatch.delattr(CPUCodeLibrary, part)
+
+
+@pytest.mark.parametrize("part", ["passes", "owners", "library", "_optimize_functions"])
+def test_a_numba_that_optimises_in_another_way_is_left_to_it(part, monkeypatch):
+    codegen = cpu_target.target_context.codegen()
+    before = codegen._library_class
+    with monkeypatch.context() as moved:
+        _moved(moved, part)
+        with compiling._optimised_once():
+            assert codegen._library_class is before
+
+
+def test_parts_of_numba_are_imported_once_for_a_kernel(monkeypatch):
+    context, asked = cpu_target.target_context, []
+    whole = type(context).load_additional_registries
+    monkeypatch.setattr(type(context), "load_additional_registries", lambda self: asked.append(whole(self)))
+    kernel = compiling.compiled(lambda worker, x: x.reshape(-1)[0] + worker)  # in no file: it is not on disk
+    kernel.compile((numba.int64, numba.float32[:, ::1]))
+    with compiling._imported_once():
+        before = len(asked)
+        context.refresh()
+        assert len(asked) == before
+    context.refresh()
+    assert before < len(asked) < 10

@@ -429,3 +429,21 @@ def test_a_model_learns():
     history = model.fit(*photos(256, key=1), epochs=12, verbose=0).history
     assert history["loss"][-1] < history["loss"][0] / 2
     assert model.evaluate(*photos(64, key=2))[1] > 0.75
+
+
+def test_a_config_makes_the_model_again_with_new_weights():
+    class Mine(Sequential):
+        pass
+
+    model = tiny(3)
+    again = Mine.from_config(model.get_config())
+    assert type(again) is Mine
+    assert again.get_config() == model.get_config()
+    assert again.output_shape == (3,)
+    assert same_bits(again.get_weights(), model.get_weights())  # of the same seed
+    without_shape = Sequential.from_config(Sequential([Dense(3)]).get_config())
+    assert not without_shape.built
+    foreign = model.get_config()
+    foreign["layers"][0]["class"] = "Lambda"
+    with pytest.raises(DataError, match="layer 'Lambda' is unknown"):
+        Sequential.from_config(foreign)

@@ -430,15 +430,15 @@ class Sequential:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Sequential":
-        """A model with new weights from what `get_config` gave. Raises DataError."""
-        model, input_shape = saving.without_weights(cls, config)
+        """A model with new weights from what `get_config` gave."""
+        model, input_shape = saving.unbuilt_model(cls, config)
         if input_shape:
             model.build(input_shape)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, with all that predicting needs. Raises UsageError, DataError."""
-        storage.write(path, storage.MODEL, *saving.of_model(self))
+        storage.write(path, storage.MODEL, *saving.contents_of_model(self))
 
     def save_checkpoint(
         self, path: str | os.PathLike[str], position: Position | None = None, notes: dict[str, Any] | None = None
@@ -447,7 +447,7 @@ class Sequential:
 
         `notes` come back with the position. Raises UsageError, DataError.
         """
-        contents = saving.of_training(self, self._compiled_loss(), position or self.position, notes or {})
+        contents = saving.contents_of_training(self, self._compiled_loss(), position or self.position, notes or {})
         storage.write(path, storage.CHECKPOINT, *contents)
 
 

@@ -25,7 +25,7 @@ OPTIMIZER = "optimizer."  # in front of the names of an optimizer's arrays in a 
 Contents = tuple[dict[str, np.ndarray], dict[str, Any]]  # tensors, and what they mean as values that JSON can hold
 
 
-def of_model(model: "Sequential") -> Contents:
+def contents_of_model(model: "Sequential") -> Contents:
     """All that predicting needs. Raises UsageError."""
     if not model.built:
         raise UsageError("save: the model has no weights yet; give its first layer an input_shape, or fit it")
@@ -43,8 +43,8 @@ def of_model(model: "Sequential") -> Contents:
     return weights, meaning
 
 
-def of_training(model: "Sequential", loss: losses.Loss, position: Position, notes: dict[str, Any]) -> Contents:
-    """That, and the state of a compiled model's training, which stands at this position. Raises UsageError."""
+def contents_of_training(model: "Sequential", loss: losses.Loss, position: Position, notes: dict[str, Any]) -> Contents:
+    """All that training a compiled model needs to go on from this position. Raises UsageError."""
     optimizer = type(model.optimizer)
     if optimizer not in optimizers.OPTIMIZERS.values() or type(loss) not in losses.LOSSES.values():
         raise UsageError("save_checkpoint: only tinycnn's own optimizers and losses can be saved")
@@ -61,13 +61,15 @@ def of_training(model: "Sequential", loss: losses.Loss, position: Position, note
         "metrics": model.metrics,
         "fuse": model.fuse,
     }
-    weights, meaning = of_model(model)
+    weights, meaning = contents_of_model(model)
     return weights | state, meaning | {"training": training}
 
 
-def model_from(kind: "type[Sequential]", tensors: dict[str, np.ndarray], meaning: dict[str, Any]) -> "Sequential":
+def model_from(
+    model_class: "type[Sequential]", tensors: dict[str, np.ndarray], meaning: dict[str, Any]
+) -> "Sequential":
     """The model that a file describes, with the weights it holds. Raises DataError, or whatever damage brings about."""
-    model, input_shape = without_weights(kind, meaning["architecture"])
+    model, input_shape = unbuilt_model(model_class, meaning["architecture"])
     names, threshold, preprocessing = meaning["class_names"], float(meaning["threshold"]), meaning["preprocessing"]
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise DataError("class names are no list of words")
@@ -93,13 +95,13 @@ def model_from(kind: "type[Sequential]", tensors: dict[str, np.ndarray], meaning
 
 
 def training_from(
-    kind: "type[Sequential]", tensors: dict[str, np.ndarray], meaning: dict[str, Any]
+    model_class: "type[Sequential]", tensors: dict[str, np.ndarray], meaning: dict[str, Any]
 ) -> "tuple[Sequential, Position]":
     """The compiled model of a checkpoint, and where its training stood. Raises as `model_from`."""
     training = meaning["training"]
     state = {name.removeprefix(OPTIMIZER): array for name, array in tensors.items() if name.startswith(OPTIMIZER)}
     weights = {name: array for name, array in tensors.items() if not name.startswith(OPTIMIZER)}
-    model = model_from(kind, weights, meaning)
+    model = model_from(model_class, weights, meaning)
     model.seed = int(training["seed"])
     optimizer = optimizers.OPTIMIZERS[training["optimizer"]](**training["optimizer_config"])
     loss = losses.LOSSES[training["loss"]](from_logits=bool(training["from_logits"]))
@@ -108,9 +110,9 @@ def training_from(
     return model, Position.from_dict(training["position"], model.metrics_names)
 
 
-def without_weights(kind: "type[Sequential]", config: dict[str, Any]) -> "tuple[Sequential, Shape]":
-    """The model of a config that `get_config` gave, unbuilt, and its input shape. Raises DataError."""
-    model = kind(name=str(config["name"]))
+def unbuilt_model(model_class: "type[Sequential]", config: dict[str, Any]) -> "tuple[Sequential, Shape]":
+    """The model of a config that `get_config` gave, and its input shape. Raises as `model_from`."""
+    model = model_class(name=str(config["name"]))
     if len(config["layers"]) > MAX_LAYERS:
         raise DataError(f"{len(config['layers'])} layers; at most {MAX_LAYERS} are read")
     for entry in config["layers"]:
