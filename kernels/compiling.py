@@ -141,7 +141,7 @@ def _optimised_once() -> Iterator[None]:
 
 
 def _is_known(codegen: Any) -> bool:
-    """Whether Numba has the parts that _OptimisedOnce is made of, as it has had them up to 0.68."""
+    """Whether Numba has the parts that _OptimisedOnce is made of, as it has in 0.68."""
     try:
         passes, _ = codegen._module_pass_manager()
     except (AttributeError, TypeError, ValueError):
