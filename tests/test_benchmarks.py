@@ -424,6 +424,7 @@ def test_a_neighbours_cost_is_told_beside_a_fair_share():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(common.usable_cores()) < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores")
 def test_neighbour_from_the_command_line(tmp_path):
     arguments = ["--rounds", "1", "--seconds", "1", "--output", str(tmp_path / "out.json")]
