@@ -124,7 +124,7 @@ def _imported_once() -> Iterator[None]:
 
 @contextmanager
 def _optimised_once() -> Iterator[None]:
-    """A block in which LLVM goes over a function and those it calls once, not three times: an eighth less time.
+    """A block in which LLVM goes over what is compiled once, not three times: an eighth less time.
 
     The first two times are to find counts of owners that cancel out, which kernels do not have. What else they do, the
     third does too: kernels are as fast.

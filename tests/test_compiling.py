@@ -1,4 +1,4 @@
-"""Kept kernels: compiled once, never stale, never foreign, and never needed: whatever fails, kernels run."""
+"""Kernels, compiled quickly and kept: once, never stale, never foreign, and never needed: whatever fails, they run."""
 
 import abc
 import errno
