@@ -187,6 +187,7 @@ class Stopwatch(Callback):
 
 def epochs() -> tuple[str, dict[str, Any]]:
     """The line about whole epochs, and their figures."""
+    from tinycnn.optimizers import Adam
     from tinycnn.preprocessing.image import ImageDataGenerator
 
     use_backend("cupy")
@@ -195,7 +196,7 @@ def epochs() -> tuple[str, dict[str, Any]]:
     augment = ImageDataGenerator(rescale=1 / 255, shear_range=0.2, zoom_range=0.2, horizontal_flip=True)
     flow = augment.flow(images, rng.integers(0, 2, IMAGES).astype(np.float32), batch_size=network.batch, seed=0)
     model = build(network, weights(network))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model.compile(Adam(network.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     watch = Stopwatch()
     history = model.fit(flow, epochs=EPOCHS, verbose=0, callbacks=[watch])
     seconds = ", ".join(f"{each:.2f}" for each in watch.seconds)

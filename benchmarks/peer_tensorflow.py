@@ -152,7 +152,7 @@ class KerasTraining:
         self.first = weights
         self.batches = [(tf.constant(a), tf.constant(b)) for a, b in zip(x, y, strict=True)]
         self.model = build(network, weights)
-        compile_keras(self.model, network)
+        compile_keras(self.model, network, network.learning_rate)
         self.model.optimizer.build(self.model.trainable_variables)
         self.state = [(variable, np.array(variable)) for variable in self.model.optimizer.variables]
         self.restart()
@@ -174,12 +174,12 @@ class KerasTraining:
         return float(self.model.train_on_batch(x, y))
 
 
-def compile_keras(model: Any, network: Network, metrics: Sequence[str] = ()) -> None:
-    """Adam with Keras's defaults and the network's rate, and the network's loss."""
+def compile_keras(model: Any, network: Network, rate: float, metrics: Sequence[str] = ()) -> None:
+    """Adam with Keras's defaults but for the rate, and the network's loss."""
     import keras
 
     loss = "binary_crossentropy" if network.outputs == 1 else "categorical_crossentropy"
-    model.compile(keras.optimizers.Adam(network.learning_rate), loss, metrics=list(metrics))
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=list(metrics))
 
 
 def build(network: Network, weights: Sequence[np.ndarray] | None = None) -> Any:

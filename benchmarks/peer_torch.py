@@ -98,7 +98,7 @@ class TorchTraining:
         with torch.no_grad():
             for weight, first in zip(self.model.parameters(), self.first, strict=True):
                 weight.copy_(first)
-        self.optimizer = adam(self.model, self.network)
+        self.optimizer = adam(self.model, self.network.learning_rate)
 
     def weights(self) -> list[np.ndarray]:
         return [weight.detach().numpy().copy() for weight in self.model.parameters()]
@@ -113,11 +113,11 @@ class TorchTraining:
         return loss.item() if ask else None
 
 
-def adam(model: Any, network: Network) -> Any:
-    """Adam with Keras's defaults and the network's rate, all weights in one kernel."""
+def adam(model: Any, rate: float) -> Any:
+    """Adam with Keras's defaults but for the rate, all weights in one kernel."""
     import torch
 
-    return torch.optim.Adam(model.parameters(), network.learning_rate, eps=1e-7, fused=True)
+    return torch.optim.Adam(model.parameters(), rate, eps=1e-7, fused=True)
 
 
 def build(network: Network, weights: Sequence[np.ndarray] | None, logits: bool) -> Any:

@@ -21,6 +21,7 @@ from .common import children_memory
 from .networks import fish, weights
 
 SIDE, SHEAR, ZOOM = 64, 0.2, 0.2  # pixels, degrees, share
+LEARNING_RATE = 0.001  # Keras's default: here the network learns
 AUGMENTATION: dict[str, Any] = {"rescale": 1 / 255, "shear_range": SHEAR, "zoom_range": ZOOM, "horizontal_flip": True}
 
 
@@ -75,11 +76,12 @@ class Recorder:
 def tinycnn(folder: str, epochs: int, batch: int, threads: int) -> list[Epoch]:
     """ImageDataGenerator.flow_from_directory and fit."""
     from tinycnn.callbacks import Callback
+    from tinycnn.optimizers import Adam
     from tinycnn.preprocessing.image import ImageDataGenerator
 
     network = fish(batch=batch)
     model = peer_tinycnn.build(network, weights(network))
-    model.compile("adam", "binary_crossentropy", ["accuracy"])
+    model.compile(Adam(LEARNING_RATE), "binary_crossentropy", ["accuracy"])
     recorder = type("TinyCNNRecorder", (Recorder, Callback), {})()
     model._train_on_batch = recorder.count(model._train_on_batch)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -136,7 +138,7 @@ def _keras_model(batch: int) -> tuple[Any, Any]:
     keras.utils.set_random_seed(0)
     network = fish(batch=batch)
     model = peer_tensorflow.build(network, weights(network))
-    peer_tensorflow.compile_keras(model, network, ["accuracy"])
+    peer_tensorflow.compile_keras(model, network, LEARNING_RATE, ["accuracy"])
     return model, type("KerasRecorder", (Recorder, keras.callbacks.Callback), {})()
 
 
@@ -234,7 +236,7 @@ def _train_torch(one_pass: Callable[[], Iterator[Any]], epochs: int, batch: int,
 
     network = fish(batch=batch)
     model = peer_torch.build(network, weights(network), logits=True).to(memory_format=torch.channels_last)
-    optimizer, entropy = peer_torch.adam(model, network), torch.nn.BCEWithLogitsLoss()
+    optimizer, entropy = peer_torch.adam(model, LEARNING_RATE), torch.nn.BCEWithLogitsLoss()
     done: list[Epoch] = []
     for number in range(epochs):
         began = time.perf_counter() if number else began

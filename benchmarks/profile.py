@@ -22,6 +22,7 @@ from tinycnn.kernels.program import Kernel, Program
 from tinycnn.kernels.recording import Call
 
 from tinycnn import set_threads, use_backend
+from tinycnn.optimizers import Adam
 
 from .common import at_least, listed, output_file, say, table, write_results
 from .networks import NETWORKS, batches, make, weights
@@ -94,9 +95,11 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
     """One row per kernel call of a step, in order, and one for the rest: medians over the steps."""
     set_threads(number_of_threads)
     peak, bandwidth = arithmetic_peak(number_of_threads), memory_bandwidth()
-    model = build(make(network), weights(make(network)))
-    model.compile("adam", "binary_crossentropy" if model.output_shape == (1,) else "categorical_crossentropy")
-    data = list(zip(*batches(make(network)), strict=True))
+    made = make(network)
+    model = build(made, weights(made))
+    loss = "binary_crossentropy" if made.outputs == 1 else "categorical_crossentropy"
+    model.compile(Adam(made.learning_rate), loss)
+    data = list(zip(*batches(made), strict=True))
     found, totals = defaultdict(list), []
     with Watch() as watch:
         for step in range(WARM_UP + steps + 1):

@@ -57,6 +57,7 @@ def measure_steps(name: str, values: Sequence[int], threads: int, count: int) ->
 def measure_fit(images: int, threads: int) -> Row:
     """An epoch of `fit` over so many images, in this process."""
     from tinycnn.callbacks import Callback
+    from tinycnn.optimizers import Adam
 
     from .peer_tinycnn import TinyCNN, build
     from .pipelines import Recorder
@@ -65,7 +66,7 @@ def measure_fit(images: int, threads: int) -> Row:
     network = networks.fish()
     x, classes = networks.images(network, images)
     model = build(network, networks.weights(network))
-    model.compile("adam", "binary_crossentropy", ["accuracy"])
+    model.compile(Adam(network.learning_rate), "binary_crossentropy", ["accuracy"])
     recorder = type("FitRecorder", (Recorder, Callback), {})()
     model.fit(x, networks.labels(network, classes), epochs=EPOCHS, verbose=0, callbacks=[recorder])
     seconds = [epoch.seconds for epoch in recorder.epochs[1:]]

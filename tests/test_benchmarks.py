@@ -19,6 +19,7 @@ from benchmarks.rounds import Setting
 from benchmarks.worker import PeerFailedError, Worker
 from tinycnn.layers import Conv2D, Dense
 from tinycnn.models import Sequential
+from tinycnn.tensor import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"name": "fish", "side": 12, "filters": 2, "batch": 4}
@@ -63,6 +64,25 @@ def test_every_image_comes_with_two_labels(make):
     np.testing.assert_array_equal(x[:2], x[2:])
     assert not (y[:2] == y[2:]).all(axis=-1).any()
     np.testing.assert_array_equal(x, networks.batches(network, 4)[0])
+
+
+@pytest.mark.parametrize("make", [networks.fish, networks.vgg], ids=["fish", "vgg"])
+def test_relus_stay_as_open_as_they_were_while_steps_are_timed(make):
+    from benchmarks.peer_tinycnn import TinyCNNTraining
+
+    network = make(side=32)
+    training = TinyCNNTraining(network, networks.weights(network), *networks.batches(network))
+
+    def open_ones() -> float:
+        maps = Tensor(training.batches[0][0])
+        for layer in training.model.layers[:4]:  # convolution with ReLU and pooling, twice
+            maps = layer(maps)
+        return (maps.data > 0).mean()
+
+    at_first = open_ones()
+    for _ in range(100):
+        training.step()
+    assert open_ones() > 0.95 * at_first
 
 
 def test_channels_first_weights_give_the_same_sums():
