@@ -29,7 +29,7 @@ class Graph:
     """
 
     MOST = 2**23  # numbers of a batch: with more, kernels take so long that nothing else counts
-    ROOM = 2**28  # bytes of the arrays that a graph may keep
+    ROOM = 2**28  # bytes of the arrays that a graph may keep alive: not weights, nor what an optimizer knows of them
 
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
         x, self._others = memory.ready(inputs[0]), [np.array(array) for array in inputs[1:]]

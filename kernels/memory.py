@@ -10,7 +10,7 @@ from threading import RLock
 
 import numpy as np
 
-from .recording import call
+from .recording import call, made
 
 SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well enough
 KEPT = 2**30  # bytes that may lie idle: as many as a step has used, and no more than this
@@ -73,8 +73,8 @@ def empty(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     dtype = np.dtype(dtype)
     size = _rounded(prod(shape) * dtype.itemsize)
     if size <= SMALL:
-        return np.empty(shape, dtype)
-    return np.asarray(_Lease(size, _shelf.take(size), tuple(shape), dtype))
+        return made(np.empty(shape, dtype))
+    return made(np.asarray(_Lease(size, _shelf.take(size), tuple(shape), dtype)))
 
 
 def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:

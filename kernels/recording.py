@@ -27,19 +27,21 @@ _own = _Own()
 class Notes(list[Call]):
     """Calls in order; not `complete` if something was done between them that would have to be done again as well.
 
-    Arrays of calls that are noted live on. With more than `most` bytes of them nothing is noted any more.
+    Arrays made meanwhile live on if a call that is noted has them: with more than `most` bytes of such arrays nothing
+    is noted any more.
     """
 
     def __init__(self, most: float = float("inf")) -> None:
-        self.complete, self.left, self._known = True, most, set[int]()
+        self.complete, self.left = True, most
+        self.made = set[int]()  # where arrays begin that were made meanwhile, and that no call has taken yet
 
     def add(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Note a call, while there is room."""
         for array in arguments:
             while isinstance(getattr(array, "base", None), np.ndarray):
                 array = array.base
-            if isinstance(array, np.ndarray) and array.ctypes.data not in self._known:
-                self._known.add(array.ctypes.data)
+            if isinstance(array, np.ndarray) and array.ctypes.data in self.made:
+                self.made.discard(array.ctypes.data)
                 self.left -= array.nbytes
         if self.left < 0:
             self.complete = False
@@ -72,6 +74,14 @@ def listed() -> Iterator[Notes]:
 def is_recording() -> bool:
     """Whether this thread's calls are made and noted down here."""
     return _own.notes is not None and _own.makes_calls
+
+
+def made(array: np.ndarray) -> np.ndarray:
+    """The array, which is new: calls that are noted may keep its memory."""
+    notes = _own.notes
+    if notes is not None:
+        notes.made.add(array.ctypes.data)
+    return array
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:

@@ -598,6 +598,18 @@ def test_what_would_keep_too_much_memory_is_not_recorded(room, monkeypatch, play
     assert not played
 
 
+def test_weights_take_no_room(monkeypatch, played):
+    """They and Adam's averages are there with or without a graph."""
+    monkeypatch.setattr(cpu_graph.Graph, "ROOM", 200_000)
+    model = Sequential([Flatten(), Dense(400, activation="relu"), Dense(1)])
+    model.compile("adam", "binary_crossentropy")
+    x, y = photos(8)
+    for _ in range(4):
+        model.train_on_batch(x, y)
+    assert model.get_weights()[0].nbytes > 200_000
+    assert played
+
+
 def test_what_takes_a_part_of_the_batch_is_not_replayed(planted, monkeypatch, played):
     """The part's place in another batch is not known."""
 
