@@ -37,6 +37,7 @@ def _private(module: str, name: str) -> Any:
 _Interface: Any = _private("caching", "_Cache") or abc.ABC
 CompileResult, dumps = _private("compiler", "CompileResult"), _private("serialize", "dumps")
 _Library: Any = _private("codegen", "JITCodeLibrary")
+_runtime: Any = _private("runtime", "rtsys")
 
 HERE = Path(__file__).absolute().parent
 GENERATIONS = 8  # folders that are kept: other checkouts, environments and processors may share the cache
@@ -224,11 +225,11 @@ class _KernelCache(_Interface):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The code for arguments of these types, None if it has to be compiled."""
-        target_context.refresh()  # what unpickling relies on
         found = None
         try:
             path = self._path(sig, target_context.codegen())
             if content := _read(path):
+                _make_ready(target_context)
                 found = CompileResult._rebuild(target_context, *pickle.loads(content))
                 _mark_as_used(path.parent)
         except _DamageError as damage:
@@ -270,6 +271,14 @@ class _KernelCache(_Interface):
 
     def flush(self) -> None:
         """Numba's interface; a file is replaced when its kernel is compiled again."""
+
+
+def _make_ready(target_context: Any) -> None:
+    """Load what kept code relies on: not all that Numba compiles with, for which Python takes half a second."""
+    if hasattr(_runtime, "initialize"):
+        _runtime.initialize(target_context)
+    else:
+        target_context.refresh()
 
 
 def _hash_of_sources() -> str:

@@ -95,13 +95,14 @@ def kept(package: Path) -> list[Path]:
 # Kept, and for how long
 
 PROCESS = """
+import sys
 import numpy as np
 from numba.core import event
 from small import loops
 with event.install_recorder("numba:compile") as compiled:
     y = np.empty(4, np.float32)
     loops.fill(y, 2.0)
-    print(y[0], loops.total(y), sum(e.is_start for _, e in compiled.buffer))
+    print(y[0], loops.total(y), sum(e.is_start for _, e in compiled.buffer), "numba.np.linalg" in sys.modules)
 """
 
 
@@ -111,14 +112,23 @@ def process(package: Path) -> tuple[list[str], str]:
 
 
 def test_only_the_first_process_compiles_until_a_file_changes(package):
-    (value, total, compiled), told = process(package)
+    (value, total, compiled, _), told = process(package)
     assert (value, total, told) == ("6.0", "72.0", ANNOUNCEMENT)
     assert int(compiled) == 4  # two kernels, and the helper for the number type of each
-    assert process(package) == (["6.0", "72.0", "0"], "")
+    assert process(package) == (["6.0", "72.0", "0", "False"], ""), "without the parts of Numba that compile"
     (package / "helper.py").write_text(HELPER.replace("3", "5"))
-    (value, total, compiled), told = process(package)
+    (value, total, compiled, _), told = process(package)
     assert (value, total, told) == ("10.0", "200.0", ANNOUNCEMENT)
     assert int(compiled) == 4
+
+
+@pytest.mark.parametrize("runtime", [None, object()])
+def test_a_numba_that_loads_in_another_way_gets_all_its_parts(runtime, package, monkeypatch):
+    assert start() == 1
+    refreshed = []
+    monkeypatch.setattr(cpu_target.target_context, "refresh", lambda: refreshed.append(1))
+    assert start(lambda compiling: setattr(compiling, "_runtime", runtime)) == 0
+    assert refreshed
 
 
 def test_every_file_of_the_folder_counts(package):
