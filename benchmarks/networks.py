@@ -48,8 +48,8 @@ class Network:
     The last layer is a sigmoid of one output or a softmax; the loss is the cross-entropy that belongs to it.
 
     The learning rate is so small that a network stays as it began. Labels that contradict each other (see `batches`)
-    would close nearly all ReLUs within fifty steps of Keras's default, and kernels that skip what is closed would be
-    timed with hardly any work; in training on photos half of them and more stay open.
+    would close most ReLUs within thirty steps of Keras's default, and kernels that skip what is closed would be timed
+    with little work; in training on photos half of them and more stay open.
     """
 
     name: str
