@@ -1,5 +1,6 @@
 """A run that was stopped goes on to the same bits, from any step; or says why it cannot."""
 
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from tinycnn.callbacks import Callback
 from tinycnn.errors import DivergenceError, UsageError
 from tinycnn.interrupts import Interrupts
 from tinycnn.models import load_checkpoint
-from tinycnn.run_folder import USUAL, Checkpoints, Every, sweep
+from tinycnn.run_folder import USUAL, Checkpoints, Every, held, sweep
 
 OPTIONS = ("--image-size", 12, "--batch-size", 5, "--epochs", 3, "--backend", "numba", "--quiet")  # 5 steps an epoch
 SAME = ("model.safetensors", "best.safetensors", "checkpoint.safetensors", "history.csv", "images.txt", "snapshots")
@@ -95,6 +96,44 @@ def test_what_a_killed_run_left_is_swept_and_a_run_without_checkpoint_begins_ane
     assert not any(file.exists() for file in left)
     assert (out / ".mine").exists()
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no lock")
+def test_a_run_is_trained_by_one_process_at_a_time(whole, small_photos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    stopped(small_photos, out, 7, monkeypatch)
+    half_written = out / ".checkpoint.safetensors.ab12cd34"
+    half_written.write_bytes(b"half")
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with held(out):
+        assert run("--resume", out, "--quiet") == 3
+    assert "run: another process is training this run; wait until it has ended" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert run("--resume", out, "--quiet") == 0
+    assert contents(out) == contents(whole)
+
+
+def test_a_new_run_is_held_too(small_photos, tmp_path, monkeypatch):
+    resumed = []
+
+    class ResumedMeanwhile(Callback):
+        def on_epoch_end(self, epoch, logs):
+            resumed.append(run("--resume", tmp_path / "run", "--quiet"))
+
+    monkeypatch.setattr(command, "StopAtDivergence", ResumedMeanwhile)
+    assert run(small_photos, *OPTIONS, "--out", tmp_path / "run") == 0
+    assert resumed == ([0] * 3 if sys.platform == "win32" else [3] * 3)
+
+
+def test_a_drive_without_locks_is_trained_on(whole, small_photos, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(small_photos, *OPTIONS, "--out", tmp_path / "run") == 0
+    assert contents(tmp_path / "run") == contents(whole)
 
 
 def test_a_finished_run_can_be_finished_again_or_made_longer(whole, small_photos, tmp_path):

@@ -2,9 +2,11 @@
 
 import hashlib
 import math
+import os
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +103,30 @@ class HistoryFile(Callback):
         rows = [["epoch", *history], *([str(i), *map(repr, numbers)] for i, numbers in epochs)]
         text = "".join(",".join(row) + "\n" for row in rows if history)
         storage.write_atomically(self.path, text)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """A block in which no other process trains this run: two would write the same files, and sweep each other's.
+
+    It holds the system's lock on the folder, which ends with the process, however that ends. Where there is none, as on
+    Windows, nothing is held. Raises DataError where another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives have no locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{show(run)}: another process is training this run; wait until it has ended") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def best_model(run: Path, history: dict[str, list[float]]) -> Callback:

@@ -47,6 +47,7 @@ from .run_folder import (
     Every,
     HistoryFile,
     best_model,
+    held,
     image_list,
     read_settings,
     resume,
@@ -133,7 +134,11 @@ def train(options: argparse.Namespace) -> None:
         _check_is_free(out)
     use_machine(options)
     began = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()) if options.quiet else contextlib.nullcontext():
+    with contextlib.ExitStack() as until_done:
+        if options.quiet:
+            until_done.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if run:
+            until_done.enter_context(held(out))
         training, test = _load(options)
         model = fish_network(options.image_size, len(training.class_indices), options.seed)
         model.compile(Adam(options.learning_rate), _loss(training), ["accuracy"])
@@ -143,6 +148,7 @@ def train(options: argparse.Namespace) -> None:
             model, position = resume(out, settings, images, model)
         else:
             _make_run_folder(out)
+            until_done.enter_context(held(out))
         notes = write_settings(out, settings, images)
         _list_skipped(out / "skipped.txt", training.skipped + test.skipped)
         going = f", going on after {position.step} steps of epoch {position.epoch + 1}" if run else ""
