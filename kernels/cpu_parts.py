@@ -13,7 +13,7 @@ from .threads import next_task, run, run_by_image, workers
 from .vectors import above_zero, beats, load, spread, store, where
 
 BLOCK = 16 * 1024  # numbers of a task
-LINE = 16  # numbers of a cache line, which a task reads of each row
+LINE = memory.CACHE_LINE // 4  # numbers, which a task reads of each row
 NO_BIAS = np.empty(0, np.float32)
 
 

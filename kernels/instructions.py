@@ -7,8 +7,9 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+from .memory import CACHE_LINE
+
 LANES = 16  # numbers in a vector
-LINE = 64  # bytes that a cache reads at once
 # AVX-512 has registers for whole vectors, and masks that cost nothing; elsewhere a masked store takes many cycles.
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 
@@ -73,7 +74,7 @@ def fetch(builder, place, size):
     """Have so many bytes from a place on brought into the second cache."""
     byte = ir.IntType(8).as_pointer()
     start, how = builder.bitcast(place, byte), [ir.Constant(INT32, value) for value in (0, 2, 1)]  # read; second; data
-    with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), size, ir.Constant(INDEX, LINE)) as (offset, _):
+    with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), size, ir.Constant(INDEX, CACHE_LINE)) as (offset, _):
         line = builder.gep(start, [offset])
         _llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, INT32, INT32, INT32], [line, *how])
 

@@ -14,7 +14,7 @@ from .recording import call, made
 
 SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well enough
 KEPT = 2**30  # bytes that may lie idle: as many as a step has used, and no more than this
-ALIGNMENT = 64  # bytes: a vector that crosses a cache line costs two reads
+CACHE_LINE = 64  # bytes: where arrays begin, as a vector that crosses two lines costs two reads
 
 
 class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
@@ -44,8 +44,8 @@ class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
                 self[size] = blocks  # now the newest
                 self.idle -= size
                 return blocks.pop()
-        raw = np.empty(size + ALIGNMENT, np.uint8)
-        return raw.ctypes.data + -raw.ctypes.data % ALIGNMENT, raw
+        raw = np.empty(size + CACHE_LINE, np.uint8)
+        return raw.ctypes.data + -raw.ctypes.data % CACHE_LINE, raw
 
 
 _shelf = Shelf()
@@ -103,5 +103,5 @@ def idle() -> int:
 
 def _rounded(size: int) -> int:
     """The size in steps of an eighth of its leading power of two: a ragged last batch shares few sizes, not many."""
-    step = max(ALIGNMENT, 1 << max(size.bit_length() - 4, 0))
+    step = max(CACHE_LINE, 1 << max(size.bit_length() - 4, 0))
     return -(-size // step) * step

@@ -22,7 +22,7 @@ from . import memory, native
 from .atomic import ALL, add, all_tasks, looks, next_task, read, wait, write
 from .compiling import compiled, helper
 
-LINE = 8  # words of a cache line: what threads change lies apart
+LINE = memory.CACHE_LINE // native.WORD  # words: what threads change lies apart
 # Words of a step: number of the next task, and where they end; threads in the kernel; whether it is over; whether it
 # failed; then what stays: the kernel's entry, how many threads may run it, and where the arguments of each lie (see
 # native.py). STAGE: how many steps of its stage are left, this one included. In a stage of several the first step's

@@ -19,8 +19,8 @@ class Guards:
     def empty(self, shape, dtype=np.float32) -> np.ndarray:
         dtype = np.dtype(dtype)
         size = int(np.prod(shape)) * dtype.itemsize
-        raw = np.empty(MARGIN + size + MARGIN + memory.ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % memory.ALIGNMENT
+        raw = np.empty(MARGIN + size + MARGIN + memory.CACHE_LINE, np.uint8)
+        start = -raw.ctypes.data % memory.CACHE_LINE
         block = raw[start : start + (size + 2 * MARGIN) // dtype.itemsize * dtype.itemsize].view(dtype)
         block[:] = self.poison(dtype)
         self.blocks.append(block)

@@ -100,7 +100,7 @@ def test_zeros_are_zeros_after_reuse():
 
 def test_large_arrays_begin_at_a_cache_line_and_small_ones_are_left_to_numpy():
     held = [memory.empty((size,), np.uint8) for size in range(memory.SMALL + 1, memory.SMALL + 2000, 97)]
-    assert all(address(a) % memory.ALIGNMENT == 0 for a in held)
+    assert all(address(a) % memory.CACHE_LINE == 0 for a in held)
     small = memory.empty((memory.SMALL,), np.uint8)
     assert small.flags.owndata
     del held, small
@@ -111,7 +111,7 @@ def test_large_arrays_begin_at_a_cache_line_and_small_ones_are_left_to_numpy():
 @pytest.mark.parametrize("size", [memory.SMALL + 1, 10**5, MIB, MIB + 1, 10**7 + 3, 2**25 - 1])
 def test_little_is_wasted(size):
     memory.empty((size,), np.uint8)
-    assert size <= memory.idle() <= 1.13 * size + memory.ALIGNMENT
+    assert size <= memory.idle() <= 1.13 * size + memory.CACHE_LINE
 
 
 def test_sizes_that_are_nearly_equal_share_memory(shelf):
