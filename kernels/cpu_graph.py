@@ -28,7 +28,7 @@ class Graph:
     kernel's has kept it.
     """
 
-    MOST = 2**23  # numbers of a batch: with more, kernels take so long that nothing else counts
+    MOST = 2**25  # numbers of a batch, which may live on, as said above
     ROOM = 2**28  # bytes of the arrays that a graph may keep alive: not weights, nor what an optimizer knows of them
 
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
