@@ -274,7 +274,7 @@ class _KernelCache(_Interface):
 
 
 def _make_ready(target_context: Any) -> None:
-    """Load what kept code relies on: not all that Numba compiles with, for which Python takes half a second."""
+    """Load what kept code relies on: not all that Numba compiles with, which takes half a second and more."""
     if hasattr(_runtime, "initialize"):
         _runtime.initialize(target_context)
     else:

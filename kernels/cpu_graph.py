@@ -28,8 +28,8 @@ class Graph:
     kernel's has kept it.
     """
 
-    MOST = 2**25  # numbers of a batch, which may live on, as said above
-    ROOM = 2**28  # bytes of the arrays that a graph may keep alive: not weights, nor what an optimizer knows of them
+    MOST = 2**25  # numbers of a batch, 128 MiB: it may live on, as said above, and is not counted in ROOM
+    ROOM = 2**28  # bytes of arrays that a graph may keep: those made for it, not weights or what an optimizer knows
 
     def __init__(self, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
         x, self._others = memory.ready(inputs[0]), [np.array(array) for array in inputs[1:]]

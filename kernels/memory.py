@@ -10,11 +10,11 @@ from threading import RLock
 
 import numpy as np
 
-from .recording import call, made
+from .recording import call, new
 
 SMALL = 32 * 1024  # bytes below which NumPy's own allocator reuses memory well enough
 KEPT = 2**30  # bytes that may lie idle: as many as a step has used, and no more than this
-CACHE_LINE = 64  # bytes: where arrays begin, as a vector that crosses two lines costs two reads
+CACHE_LINE = 64  # bytes that a cache reads at once; arrays begin at one, as a vector across two costs two reads
 
 
 class Shelf(dict[int, list[tuple[int, np.ndarray]]]):
@@ -73,8 +73,8 @@ def empty(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     dtype = np.dtype(dtype)
     size = _rounded(prod(shape) * dtype.itemsize)
     if size <= SMALL:
-        return made(np.empty(shape, dtype))
-    return made(np.asarray(_Lease(size, _shelf.take(size), tuple(shape), dtype)))
+        return new(np.empty(shape, dtype))
+    return new(np.asarray(_Lease(size, _shelf.take(size), tuple(shape), dtype)))
 
 
 def zeros(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:

@@ -28,8 +28,8 @@ LINE = memory.CACHE_LINE // native.WORD  # words: what threads change lies apart
 # native.py). STAGE: how many steps of its stage are left, this one included. In a stage of several the first step's
 # tasks are parts of the batch. Of each FIRST is where a table lies: for each part the kernel's first task; and COUNTS
 # where a line for each worker lies, with the two numbers that `next_task` reads.
-TASK, END, INSIDE, OVER, FAILED, ENTRY, TEAM, ROWS, LENGTH = 0, 1, LINE, 2 * LINE, 18, 24, 25, 26, 27
-STAGE, FIRST, COUNTS, STEP = 28, 29, 30, 4 * LINE
+TASK, END, INSIDE, OVER, FAILED, STEP = 0, 1, LINE, 2 * LINE, 2 * LINE + 2, 4 * LINE
+ENTRY, TEAM, ROWS, LENGTH, STAGE, FIRST, COUNTS = range(3 * LINE, 3 * LINE + 7)
 # Words of the board: the number of the open program, 0 for none; its steps' address and number, and how many threads
 # may join; and from THREADS on a line for each thread: whether it is in a program, and PRESENT words on, whether
 # it looks at the board at all.

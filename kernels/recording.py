@@ -33,15 +33,15 @@ class Notes(list[Call]):
 
     def __init__(self, most: float = float("inf")) -> None:
         self.complete, self.left = True, most
-        self.made = set[int]()  # where arrays begin that were made meanwhile, and that no call has taken yet
+        self.new = set[int]()  # where arrays begin that were made meanwhile and that no call has had yet
 
     def add(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Note a call, while there is room."""
         for array in arguments:
             while isinstance(getattr(array, "base", None), np.ndarray):
                 array = array.base
-            if isinstance(array, np.ndarray) and array.ctypes.data in self.made:
-                self.made.discard(array.ctypes.data)
+            if isinstance(array, np.ndarray) and array.ctypes.data in self.new:
+                self.new.discard(array.ctypes.data)
                 self.left -= array.nbytes
         if self.left < 0:
             self.complete = False
@@ -76,11 +76,11 @@ def is_recording() -> bool:
     return _own.notes is not None and _own.makes_calls
 
 
-def made(array: np.ndarray) -> np.ndarray:
-    """The array, which is new: calls that are noted may keep its memory."""
+def new(array: np.ndarray) -> np.ndarray:
+    """Say that an array has just been made, and give it back: it counts once a noted call has it (see Notes)."""
     notes = _own.notes
     if notes is not None:
-        notes.made.add(array.ctypes.data)
+        notes.new.add(array.ctypes.data)
     return array
 
 

@@ -122,6 +122,12 @@ def test_only_the_first_process_compiles_until_a_file_changes(package):
     assert int(compiled) == 4
 
 
+def test_the_kernels_are_imported_without_what_only_compiling_needs():
+    code = "import sys, tinycnn.kernels.cpu; print('numba.np.linalg' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("runtime", [None, object()])
 def test_a_numba_that_loads_in_another_way_gets_all_its_parts(runtime, package, monkeypatch):
     assert start() == 1

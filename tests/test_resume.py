@@ -113,16 +113,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(whole, small_photos, tmp_path
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no lock")
 def test_a_new_run_is_held_too(small_photos, tmp_path, monkeypatch):
     resumed = []
 
     class ResumedMeanwhile(Callback):
         def on_epoch_end(self, epoch, logs):
-            resumed.append(run("--resume", tmp_path / "run", "--quiet"))
+            if not resumed:
+                resumed.append(0)
+                resumed[:] = [run("--resume", tmp_path / "run", "--quiet")]
 
     monkeypatch.setattr(command, "StopAtDivergence", ResumedMeanwhile)
     assert run(small_photos, *OPTIONS, "--out", tmp_path / "run") == 0
-    assert resumed == ([0] * 3 if sys.platform == "win32" else [3] * 3)
+    assert resumed == [3]
 
 
 def test_a_drive_without_locks_is_trained_on(whole, small_photos, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import os
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,8 +109,8 @@ class HistoryFile(Callback):
 def held(run: Path) -> Iterator[None]:
     """A block in which no other process trains this run: two would write the same files, and sweep each other's.
 
-    It holds the system's lock on the folder, which ends with the process, however that ends. Where there is none, as on
-    Windows, nothing is held. Raises DataError where another process has it.
+    It holds the system's lock on the folder, which ends with the process, however that ends. On Windows and on network
+    drives there is none, and nothing is held. Raises DataError where another process has it.
     """
     try:
         import fcntl
@@ -119,11 +119,12 @@ def held(run: Path) -> Iterator[None]:
         return
     folder = os.open(run, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network drives have no locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"{show(run)}: another process is training this run; wait until it has ended") from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{show(run)}: another process is training this run; wait until it has ended") from None
+        except OSError:  # a drive without locks for folders
+            pass
         yield
     finally:
         os.close(folder)

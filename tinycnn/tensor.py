@@ -274,7 +274,8 @@ class Op:
         forward = partial(recording.unnoted, op.forward) if again else op.forward
         try:
             data = forward(*arrays, **attributes)
-            data = np.array(data) if again else data  # which will be written over, and may be an input or a part of one
+            if again:  # the result will be written over, and may be an input or a part of one
+                data = recording.new(np.array(data))
         except ShapeError as error:
             raise ShapeError(f"{cls.name}: {error}") from None
         except ValueError:  # NumPy's own words differ from function to function
@@ -302,7 +303,7 @@ class Op:
         gradients: tuple[Any, ...]
         if recording.is_recording() and not self._is_by_kernels("backward"):
             found = recording.unnoted(self.backward, gy)
-            gradients = tuple(None if g is None else np.array(g) for g in found)
+            gradients = tuple(None if g is None else recording.new(np.array(g)) for g in found)
             recording.note(_backward_again, self, gy, *gradients)
         else:
             gradients = self.backward(gy)
