@@ -22,12 +22,11 @@ from tinycnn.kernels.program import Kernel, Program
 from tinycnn.kernels.recording import Call
 
 from tinycnn import set_threads, use_backend
-from tinycnn.optimizers import Adam
 
 from .common import at_least, listed, output_file, say, table, write_results
 from .networks import NETWORKS, batches, make, weights
 from .peak import arithmetic_peak, memory_bandwidth
-from .peer_tinycnn import build
+from .peer_tinycnn import TinyCNNTraining
 
 WARM_UP = 5  # steps
 
@@ -96,17 +95,14 @@ def profile(network: str, number_of_threads: int, steps: int) -> list[dict[str, 
     set_threads(number_of_threads)
     peak, bandwidth = arithmetic_peak(number_of_threads), memory_bandwidth()
     made = make(network)
-    model = build(made, weights(made))
-    loss = "binary_crossentropy" if made.outputs == 1 else "categorical_crossentropy"
-    model.compile(Adam(made.learning_rate), loss)
-    data = list(zip(*batches(made), strict=True))
+    training = TinyCNNTraining(made, weights(made), *batches(made))
     found, totals = defaultdict(list), []
     with Watch() as watch:
         for step in range(WARM_UP + steps + 1):
             watch.counting = step == WARM_UP + steps  # that step is not timed
             watch.calls.clear()
             start = perf_counter()
-            model.train_on_batch(*data[step % len(data)])
+            training.step()
             total = perf_counter() - start
             if step >= WARM_UP and not watch.counting:
                 totals.append(total)
